@@ -1,0 +1,6 @@
+//! Every decision, as plain functions of plain data with the time passed in.
+//!
+//! Nothing here is `async`, takes a lock, reads a clock, draws a random number or can fail for an
+//! outside reason. What needs I/O is not policy; what needs thought is not shell.
+
+pub mod budget;

@@ -1,0 +1,86 @@
+//! What rarely changes: projects and their caps, price versions, stopped models, the event log.
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::policy::budget::Window;
+use crate::types::catalogue::Prices;
+use crate::types::ledger::{Caps, OnCap, Project, WindowKind};
+use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
+
+/// A project as configuration seeds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectSeed {
+    /// Its name.
+    pub id: ProjectId,
+    /// IANA time zone name.
+    pub time_zone: String,
+    /// What happens over the cap.
+    pub on_cap: OnCap,
+    /// It needs no cap.
+    pub uncapped: bool,
+    /// Its first caps.
+    pub caps: Caps,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Event {
+    /// When; the store fills it in.
+    pub at: Wall,
+    /// Who did it: a user name, or `outlay` itself.
+    pub who: String,
+    /// What happened, in a word such as `cap_set`.
+    pub what: String,
+    /// Which project, model or attempt.
+    pub subject: String,
+    /// From, to, and why, as JSON.
+    pub detail: serde_json::Value,
+}
+
+/// Reads and changes of what an admin owns. Every change writes its event in the same transaction.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// Creates the projects that do not exist yet; says which were created.
+    async fn seed_projects(&self, seeds: &[ProjectSeed]) -> Result<Vec<ProjectId>, StoreError>;
+
+    /// All projects, by name.
+    async fn projects(&self) -> Result<Vec<Project>, StoreError>;
+
+    /// The windows of a project that are open now (created if they were not yet), the largest last.
+    async fn windows(&self, project: &ProjectId) -> Result<Vec<Window>, StoreError>;
+
+    /// Sets or lifts one cap, for the open window and all to come. `false` for an unknown project.
+    async fn set_cap(
+        &self,
+        project: &ProjectId,
+        kind: WindowKind,
+        cap: Option<NanoUsd>,
+        who: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// Stops a project with a reason, or lets it go on. `false` for an unknown project.
+    async fn set_stopped(
+        &self,
+        project: &ProjectId,
+        reason: Option<&str>,
+        who: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// Records the catalogue's prices and answers each model's version: a new one where it moved.
+    async fn sync_prices(&self, prices: &[(ModelId, Option<Prices>)]) -> Result<Vec<i64>, StoreError>;
+
+    /// Models that are stopped, each with its reason.
+    async fn quarantined(&self) -> Result<Vec<(ModelId, String)>, StoreError>;
+
+    /// Stops a model for everyone with a reason, or lets it go on.
+    async fn set_quarantined(
+        &self,
+        model: &ModelId,
+        reason: Option<&str>,
+        who: &str,
+    ) -> Result<(), StoreError>;
+
+    /// The newest events first.
+    async fn events(&self, limit: u32) -> Result<Vec<Event>, StoreError>;
+}

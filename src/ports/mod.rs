@@ -1,0 +1,52 @@
+//! The seams between the engine and the world: small traits that adapters implement.
+//!
+//! `Err` means "no answer"; a refusal is a value in the answer. No vendor type crosses a port.
+
+pub mod clock;
+pub mod directory;
+pub mod ledger;
+pub mod provider;
+pub mod queue;
+pub mod reports;
+
+pub use clock::Clock;
+pub use directory::Directory;
+pub use ledger::Ledger;
+pub use provider::Provider;
+pub use queue::Queue;
+pub use reports::Reports;
+
+/// A store that gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What to branch on.
+    pub kind: StoreErrorKind,
+    /// What to read, including what to do.
+    pub message: String,
+}
+
+/// Why a store gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// It cannot be reached or written now; asking again may help.
+    Unavailable,
+    /// It can never work as configured: no such folder, read-only, written by a newer version.
+    Unusable,
+    /// Another run has it.
+    Busy,
+}
+
+impl StoreError {
+    /// The store cannot be reached or written now.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, message: message.into() }
+    }
+
+    /// The store cannot work as configured.
+    #[must_use]
+    pub fn unusable(message: impl Into<String>) -> Self {
+        Self { kind: StoreErrorKind::Unusable, message: message.into() }
+    }
+}

@@ -1,0 +1,180 @@
+//! The read side: results, spend, history and checks. Nothing here changes anything.
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::StoreError;
+use crate::types::ledger::{HoldState, ParkReason};
+use crate::types::{
+    AttemptId, AttemptOutcome, JobId, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, TaskId,
+    Usage, Wall,
+};
+
+/// Which results to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResultFilter {
+    /// Only these ids; empty for any.
+    pub ids: Vec<JobId>,
+    /// Only this project.
+    pub project: Option<ProjectId>,
+    /// Only what finished at or after.
+    pub since: Option<Wall>,
+}
+
+/// Where a page of results ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(pub i64);
+
+/// What to sum spend by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpendBy {
+    /// Who paid.
+    Project,
+    /// The kind of job.
+    Task,
+    /// The model.
+    Model,
+    /// The provider.
+    Provider,
+    /// The day of the call's begin, in the project's time zone.
+    Day,
+    /// The ISO week of the call's begin, in the project's time zone.
+    Week,
+}
+
+/// A line of a spend report. Sums attempts, never results.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SpendRow {
+    /// The project, model, day and so on.
+    pub key: String,
+    /// Calls that ended in any way.
+    pub attempts: u64,
+    /// Distinct jobs behind them.
+    pub jobs: u64,
+    /// Known bills.
+    pub spent_usd: NanoUsd,
+    /// Holds whose bill is unknown.
+    pub presumed_usd: NanoUsd,
+    /// Live holds.
+    pub held_usd: NanoUsd,
+    /// Tokens, where the provider told them.
+    pub usage: Usage,
+}
+
+/// One attempt as `explain`, `ledger presumed` and the checks see it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttemptRow {
+    /// The call.
+    pub attempt: AttemptId,
+    /// For which job.
+    pub job: JobKey,
+    /// In which generation of it.
+    pub generation: u32,
+    /// Which call of that generation.
+    pub n: u32,
+    /// Whose model.
+    pub provider: ProviderId,
+    /// Which model.
+    pub model: ModelId,
+    /// Which version of its price.
+    pub price_version: i64,
+    /// Where its money stands.
+    pub state: HoldState,
+    /// The hold.
+    pub hold_usd: NanoUsd,
+    /// What counts of it now.
+    pub counted_usd: NanoUsd,
+    /// How it ended; `None` while it runs.
+    pub outcome: Option<AttemptOutcome>,
+    /// Tokens, where the provider told them.
+    pub usage: Option<Usage>,
+    /// The name in the answer.
+    pub model_served: Option<String>,
+    /// When its hold became durable.
+    pub begun_at: Wall,
+    /// When it was concluded.
+    pub ended_at: Option<Wall>,
+    /// How long the call took.
+    pub provider_ms: Option<u64>,
+    /// A sentence for a person.
+    pub detail: Option<String>,
+    /// The routing decision, as JSON.
+    #[serde(skip)]
+    pub explanation: String,
+}
+
+/// A job that waits outside the queue.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ParkedRow {
+    /// The job.
+    pub job: JobKey,
+    /// Its kind.
+    pub task: TaskId,
+    /// Why.
+    pub reason: ParkReason,
+    /// Since when.
+    pub since: Wall,
+}
+
+/// Everything known of one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobHistory {
+    /// The job.
+    pub key: JobKey,
+    /// Its kind.
+    pub task: TaskId,
+    /// Its current generation.
+    pub generation: u32,
+    /// When it was first accepted.
+    pub accepted_at: Wall,
+    /// Its result, once it has one.
+    pub result: Option<JobResult>,
+    /// Why it waits, if it does.
+    pub parked: Option<ParkedRow>,
+    /// Its calls, in order.
+    pub attempts: Vec<AttemptRow>,
+}
+
+/// Something a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The rule that does not hold, in a word.
+    pub rule: &'static str,
+    /// Which window, attempt or job.
+    pub subject: String,
+    /// What is, and what should be.
+    pub message: String,
+}
+
+/// Queries over what happened.
+#[async_trait]
+pub trait Reports: Send + Sync {
+    /// A page of results in the order in which they finished, and where to go on.
+    async fn results(
+        &self,
+        filter: &ResultFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<(Vec<JobResult>, Option<Cursor>), StoreError>;
+
+    /// The latest result of one job.
+    async fn result(&self, key: &JobKey) -> Result<Option<JobResult>, StoreError>;
+
+    /// Everything known of the jobs with this id, one for each project that has it.
+    async fn history(&self, id: &JobId, project: Option<&ProjectId>) -> Result<Vec<JobHistory>, StoreError>;
+
+    /// Spend, summed over attempts that began at or after `since`.
+    async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError>;
+
+    /// Jobs that wait outside the queue, the longest first.
+    async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError>;
+
+    /// Attempts whose bill is unknown, the oldest first.
+    async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError>;
+
+    /// L1: per window, held, spent and presumed are each the sum of what its attempts count.
+    async fn check(&self) -> Result<Vec<Finding>, StoreError>;
+
+    /// [`Reports::check`], and everything else that must hold between the tables.
+    async fn verify(&self) -> Result<Vec<Finding>, StoreError>;
+}
