@@ -3,4 +3,11 @@
 //! Nothing here is `async`, takes a lock, reads a clock, draws a random number or can fail for an
 //! outside reason. What needs I/O is not policy; what needs thought is not shell.
 
+pub mod admission;
+pub mod backoff;
+pub mod breaker;
 pub mod budget;
+pub mod latency;
+pub mod price;
+pub mod route;
+pub mod verdict;

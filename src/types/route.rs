@@ -26,16 +26,6 @@ pub struct Route {
     pub explanation: Explanation,
 }
 
-impl Route {
-    /// Tokens that count against the provider's per-minute limit until the real usage is known.
-    #[must_use]
-    pub fn limiter_tokens(&self) -> u64 {
-        // Providers count the output cap at admission, and about a quarter of the bytes as input.
-        (self.input_tokens_max / 4).max(1)
-            + u64::from(self.max_output_tokens.min(self.expected_output_tokens))
-    }
-}
-
 /// Why a route was chosen, offer by offer; stored with the attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
