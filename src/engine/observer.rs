@@ -1,0 +1,76 @@
+//! What the engine tells whoever watches: a panel, a results file, metrics.
+
+use std::time::Duration;
+
+use crate::policy::breaker::Transition;
+use crate::types::ledger::ParkReason;
+use crate::types::{AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, ProviderId, Route, Status, Usage};
+
+/// Something that happened, after it became durable.
+#[derive(Debug)]
+pub enum Happened<'a> {
+    /// A job became terminal.
+    JobEnded(&'a JobResult),
+    /// A job came again that had its result already.
+    JobKnown(&'a JobKey, Status),
+    /// The same job came again while it was being worked on.
+    JobRepeated(&'a JobKey),
+    /// A job waits outside the queue.
+    JobParked(&'a JobKey, &'a ParkReason),
+    /// A job was handed back unfinished because the run is ending.
+    JobReturned(&'a JobKey),
+    /// A call's hold is durable and the call begins.
+    CallStarted(&'a Route),
+    /// A call ended and its money is settled.
+    CallEnded {
+        /// Where it went.
+        route: &'a Route,
+        /// How it ended.
+        outcome: AttemptOutcome,
+        /// What it cost, as far as that is known.
+        cost: NanoUsd,
+        /// What may have been spent besides.
+        presumed: NanoUsd,
+        /// Tokens, when the provider told them.
+        usage: Option<&'a Usage>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A breaker moved.
+    Breaker {
+        /// Whose.
+        provider: &'a ProviderId,
+        /// Which model's, or the provider's own.
+        model: Option<&'a ModelId>,
+        /// How.
+        transition: Transition,
+    },
+    /// A model was stopped because its bill was above its hold.
+    Overshoot {
+        /// The model.
+        model: &'a ModelId,
+        /// By how much.
+        by: NanoUsd,
+    },
+    /// An answer was signed by a model that the catalogue does not know for this offer.
+    UnknownSnapshot {
+        /// The offer.
+        model: &'a ModelId,
+        /// The name in the answer.
+        served: &'a str,
+    },
+}
+
+/// Watches. Called on the hot path: it must not block.
+pub trait Observer: Send + Sync {
+    /// Hears of one thing.
+    fn hear(&self, happened: &Happened<'_>);
+}
+
+/// Watches nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Deaf;
+
+impl Observer for Deaf {
+    fn hear(&self, _: &Happened<'_>) {}
+}
