@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs all tests of the workspace and fails if one fails. `--help` says more.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: scripts/test.sh [CARGO_TEST_ARGUMENT...]
+
+Runs `cargo test --workspace --locked`. Arguments are passed on, so
+`scripts/test.sh tidy` runs the tests with `tidy` in their name.
+
+Environment:
+  CARGO_TARGET_DIR   where builds go (default: ~/.cache/outlay-target)
+
+Needs cargo and a C compiler, because SQLite and aws-lc are built from source.
+USAGE
+}
+
+# need COMMAND... -- WHAT: stops unless one of the commands exists; WHAT tells the user what to install.
+need() {
+    local command
+    while [[ $1 != -- ]]; do
+        command=$1
+        shift
+        if command -v "$command" >/dev/null; then return; fi
+    done
+    echo "scripts/test.sh: $2" >&2
+    exit 2
+}
+
+if [[ ${1-} == -h || ${1-} == --help ]]; then
+    usage
+    exit 0
+fi
+
+need cargo -- "cargo is missing; install Rust from https://rustup.rs"
+# The cc crate takes $CC first, then the usual names.
+need ${CC:+"${CC%% *}"} cc gcc clang -- \
+    "a C compiler is missing; install one (Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc; macOS: xcode-select --install)"
+
+# A folder outside the checkout survives `git clean` and is shared by several checkouts.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/outlay-target}"
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec cargo test --workspace --locked "$@"
