@@ -1,2 +1,10 @@
-//! x
-fn main() {}
+//! The `outlay` binary: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    outlay::cli::main()
+}

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::fleet::Fleet;
-use super::observer::Observer;
+
 use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::policy::route::TaskRules;
-use crate::ports::{Clock, Directory, Ledger, Provider, StoreError};
+use crate::ports::{Clock, Directory, Ledger, Observer, Provider, StoreError};
 use crate::types::job::Deadline;
 use crate::types::ledger::{CapReached, Project};
 use crate::types::{JobKey, Mono, NanoUsd, Now, ProjectId, ProviderId, TaskId};

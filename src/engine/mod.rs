@@ -7,12 +7,10 @@ pub mod consumer;
 pub mod context;
 pub mod fleet;
 pub mod janitor;
-pub mod observer;
 pub mod process;
 mod record;
 pub mod tasks;
 mod waiting;
 
 pub use context::{Engine, EngineParts, Rules, TaskTerms};
-pub use observer::{Happened, Observer};
 pub use tasks::Tasks;

@@ -10,15 +10,15 @@ use uuid::Uuid;
 
 use super::context::{Claim, Engine};
 use super::fleet::{CallPermit, Report};
-use super::observer::Happened;
+
 use super::record::Record;
 use super::tasks::catch_panic;
 use super::waiting::Turn;
 use crate::policy::route::{Ask, Choice, choose};
 use crate::policy::verdict::{DEATHS_MAX, Ended, Verdict, bill, judge};
-use crate::ports::StoreError;
 use crate::ports::provider::{Answer, Call, CallFailure, Reply};
 use crate::ports::queue::{Delivery, Fate, Malformed, Payload};
+use crate::ports::{Happened, StoreError};
 use crate::types::ledger::{
     Begin, BeginRequest, CapReached, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked,
 };

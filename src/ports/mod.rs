@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod directory;
 pub mod ledger;
+pub mod observer;
 pub mod provider;
 pub mod queue;
 pub mod reports;
@@ -12,6 +13,7 @@ pub mod reports;
 pub use clock::Clock;
 pub use directory::Directory;
 pub use ledger::Ledger;
+pub use observer::{Happened, Observer};
 pub use provider::Provider;
 pub use queue::Queue;
 pub use reports::Reports;

@@ -1,0 +1,121 @@
+//! What a person types. One file per command; each turns arguments into calls on `app` and answers
+//! into text or JSON.
+//!
+//! Results go to stdout or `-o`, everything else to stderr. Exit codes, first that applies: 130
+//! interrupted, 2 usage or configuration, 4 a service is unreachable, 3 jobs left parked, 1 some
+//! jobs failed, 0 all done.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::Failed;
+
+mod budget;
+mod config;
+mod explain;
+mod ledger;
+mod migrate;
+mod models;
+mod output;
+mod project;
+mod results;
+mod run;
+mod spend;
+
+/// Routes LLM batch jobs to models by cost and deadline, and stops hard at each project's cap.
+#[derive(Debug, Parser)]
+#[command(name = "outlay", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: ./outlay.toml if there is one, else a built-in simulated setup]
+    #[arg(long, global = true, value_name = "FILE", env = "OUTLAY_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where jobs and spend are kept, such as sqlite:outlay.db [default: from the configuration]
+    #[arg(long, global = true, value_name = "URL", env = "OUTLAY_STORE_URL")]
+    pub(crate) store: Option<String>,
+    /// Print JSON for machines instead of tables for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Tell more on stderr; twice for even more (RUST_LOG is finer)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run jobs from JSONL files to the end; run again to resume
+    Run(run::RunArgs),
+    /// Print results from the store as JSONL
+    Results(results::ResultsArgs),
+    /// Tell why a job went where it went, call by call
+    Explain(explain::ExplainArgs),
+    /// Sum up what was spent
+    Spend(spend::SpendArgs),
+    /// Show and change the caps of projects
+    #[command(subcommand)]
+    Budget(budget::BudgetCommand),
+    /// Show, pause and resume projects
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
+    /// Show and check the catalogue of models
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
+    /// Check the books, and close calls whose bill is unknown
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Check and show the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Create the store or bring it up to date
+    Migrate,
+}
+
+/// Parses the arguments, runs the command, and says how the process should end.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::start_logging(cli.global.verbose);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failed::usage(format!("no runtime could be started: {error}"))),
+    };
+    let outcome = runtime.block_on(dispatch(&cli));
+    // A call that outlived the drain must not keep the process: its money is presumed already.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failed) => report(&failed),
+    }
+}
+
+async fn dispatch(cli: &Cli) -> Result<u8, Failed> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(args) => return run::run(global, args).await,
+        Command::Results(args) => results::run(global, args).await?,
+        Command::Explain(args) => explain::run(global, args).await?,
+        Command::Spend(args) => spend::run(global, args).await?,
+        Command::Budget(command) => budget::run(global, command).await?,
+        Command::Project(command) => project::run(global, command).await?,
+        Command::Models(command) => return models::run(global, command).await,
+        Command::Ledger(command) => return ledger::run(global, command).await,
+        Command::Config(command) => config::run(global, command)?,
+        Command::Migrate => migrate::run(global).await?,
+    }
+    Ok(0)
+}
+
+fn report(failed: &Failed) -> ExitCode {
+    output::say(&format!("error: {}", failed.message));
+    ExitCode::from(failed.code)
+}
