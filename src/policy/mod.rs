@@ -4,3 +4,5 @@
 //! outside reason. What needs I/O is not policy; what needs thought is not shell.
 
 pub mod budget;
+pub mod intake;
+pub mod nearest;
