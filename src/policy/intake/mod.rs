@@ -41,7 +41,8 @@ pub struct Known {
     pub tasks: Option<HashSet<TaskId>>,
     /// Providers that may be named; `None` for any.
     pub providers: Option<HashSet<ProviderId>>,
-    models: HashMap<String, Vec<ModelId>>,
+    /// What each model name stands for; filled with [`Known::add_model`].
+    pub models: HashMap<String, Vec<ModelId>>,
 }
 
 impl Known {
