@@ -13,6 +13,7 @@
 //! - [`cli`]: what a person types.
 
 pub mod adapters;
+pub mod config;
 pub mod policy;
 pub mod ports;
 pub mod types;

@@ -4,5 +4,6 @@
 //! outside reason. What needs I/O is not policy; what needs thought is not shell.
 
 pub mod budget;
+pub(crate) mod explain;
 pub mod intake;
 pub mod nearest;

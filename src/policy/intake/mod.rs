@@ -4,7 +4,6 @@
 //! repeats a prompt. The usual case is parsed once, without a path being kept; only a line that is
 //! refused is read again to find out where it is wrong.
 
-mod explain;
 mod fields;
 mod openai_batch;
 mod raw;
@@ -19,6 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::raw::{Draft, RawJob};
+use crate::policy::explain;
 use crate::policy::nearest::did_you_mean;
 use crate::types::job::{Class, Content, Deadline, Late, Message, Part, Role};
 use crate::types::{

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::fields::{Name, Object, Texts, UpTo};
 use super::raw::{Draft, OutputTokens, objects};
+use crate::policy::explain::quote;
 use crate::types::job::{Message, Request, Terms};
 
 /// The one endpoint whose bodies are jobs.
@@ -46,10 +47,10 @@ impl RawLine {
     pub(super) fn into_draft(self) -> Result<Draft, String> {
         let body = self.body;
         if let Some(method) = self.method.filter(|method| method != "POST") {
-            return Err(format!("method must be `POST`, not `{}`", super::explain::quote(&method)));
+            return Err(format!("method must be `POST`, not `{}`", quote(&method)));
         }
         if let Some(url) = self.url.filter(|url| url != URL) {
-            return Err(format!("url must be `{URL}`, not `{}`", super::explain::quote(&url)));
+            return Err(format!("url must be `{URL}`, not `{}`", quote(&url)));
         }
         if let Some(n) = body.n.filter(|n| *n != 1) {
             return Err(format!("body.n must be 1, not {n}: each answer is a job of its own"));

@@ -1,4 +1,4 @@
-//! serde's errors in our words: which field, what it must be, what it is.
+//! serde's errors in our words: which field, what it must be, what it is. For jobs and configuration.
 //!
 //! An error never repeats a text of the wrong type: that may be a prompt.
 
@@ -10,7 +10,7 @@ use crate::policy::nearest::did_you_mean;
 const QUOTED_MAX: usize = 40;
 
 /// One sentence for `error`, met at `path` (`.` at the root).
-pub(super) fn explain(path: &str, error: &serde_json::Error) -> String {
+pub(crate) fn explain(path: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let message = text.strip_suffix(&position).unwrap_or(&text);
@@ -23,7 +23,7 @@ pub(super) fn explain(path: &str, error: &serde_json::Error) -> String {
 }
 
 /// The phrases that serde builds its own errors from; `None` for one we don't know.
-fn phrase(path: &str, message: &str) -> Option<String> {
+pub(crate) fn phrase(path: &str, message: &str) -> Option<String> {
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let (name, expected) = rest.split_once('`')?;
         let name_shown = quote(name);
@@ -93,7 +93,7 @@ fn given_as(given: &str, value: bool) -> String {
 }
 
 /// `text`, cut where it is too long to repeat.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTED_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
