@@ -14,6 +14,7 @@
 
 pub mod adapters;
 pub mod engine;
+pub mod config;
 pub mod policy;
 pub mod ports;
 pub mod types;

@@ -3,3 +3,4 @@
 
 pub mod clock;
 pub mod results_file;
+pub mod file_queue;

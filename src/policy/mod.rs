@@ -11,3 +11,6 @@ pub mod latency;
 pub mod price;
 pub mod route;
 pub mod verdict;
+pub(crate) mod explain;
+pub mod intake;
+pub mod nearest;

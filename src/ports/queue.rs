@@ -15,6 +15,23 @@ pub struct Delivery {
     pub redelivered: bool,
     /// What to hand back when it is settled.
     pub receipt: Receipt,
+    /// Where it stands, for messages; `None` where a queue has no places.
+    pub place: Option<Place>,
+}
+
+/// A line of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as it was named.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 /// What a message holds.

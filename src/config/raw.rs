@@ -1,0 +1,123 @@
+//! The keys as they are written. Everything is optional here; `check` says what is missing.
+
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::types::catalogue::{Tier, Tokenizer};
+use crate::types::job::Class;
+use crate::types::ledger::OnCap;
+
+/// Declares a table of optional keys.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $key:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $($(#[$attr])* #[serde(skip_serializing_if = "Option::is_none")] pub(super) $key: Option<$type>,)*
+        }
+    };
+}
+
+table!(RawStore { url: String });
+table!(RawQueue { url: String, prefix: String });
+table!(RawWorker { max_in_flight: i64, lanes: Vec<Class>, drain_timeout: String, });
+table!(RawAdmin { listen: String });
+table!(RawRetain { payload: String, result: String, attempt: String });
+table!(
+    /// What a project or a task that is not listed gets.
+    RawDefaults {
+        project: String,
+        task: String,
+        min_tier: Tier,
+        max_output_tokens: i64,
+        deadline: String,
+        max_attempts: i64,
+        models: Vec<String>,
+        time_zone: String,
+        on_cap: OnCap,
+        budget: RawBudget,
+    }
+);
+table!(RawProvider {
+    id: String,
+    kind: String,
+    base_url: String,
+    api_key_env: String,
+    api_key_file: String,
+    requests_per_minute: i64,
+    tokens_per_minute: i64,
+    max_concurrent: i64,
+    timeout: String,
+    max_tokens_field: String,
+    unbilled_errors: Vec<i64>,
+    simulated: RawSimulated,
+});
+table!(RawSimulated {
+    seed: i64,
+    latency_ms: f64,
+    ms_per_token: f64,
+    sigma: f64,
+    stall_share: f64,
+    rate_limited: f64,
+    server_error: f64,
+    timeout: f64,
+    dropped: f64,
+    no_usage: f64,
+    output_tokens: i64,
+});
+table!(RawModel {
+    id: String,
+    provider: String,
+    name: String,
+    tier: Tier,
+    context_tokens: i64,
+    max_output_tokens: i64,
+    input_usd_per_mtok: Money,
+    cached_input_usd_per_mtok: Money,
+    cache_write_usd_per_mtok: Money,
+    output_usd_per_mtok: Money,
+    serves: Vec<String>,
+    tokenizer: Tokenizer,
+});
+table!(RawTask {
+    id: String,
+    min_tier: Tier,
+    max_output_tokens: i64,
+    deadline: String,
+    max_attempts: i64,
+    models: Vec<String>,
+    #[serde(skip_serializing)]
+    cache_ttl: IgnoredAny,
+    #[serde(skip_serializing)]
+    validate: IgnoredAny,
+    #[serde(skip_serializing)]
+    pin: IgnoredAny,
+    #[serde(skip_serializing)]
+    quality_floor: IgnoredAny,
+});
+table!(RawProject { id: String, time_zone: String, on_cap: OnCap, uncapped: bool, budget: RawBudget });
+table!(RawBudget { day: Money, month: Money, total: Money });
+
+/// An amount or a price as text; its digits are read exactly, later.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub(super) struct Money(pub(super) String);
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Money;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("dollars as a quoted decimal such as \"5.00\"")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Money, E> {
+                Ok(Money(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
