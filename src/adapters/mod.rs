@@ -1,5 +1,6 @@
 //! The world behind the ports. An adapter names no other adapter (`wire` is shared by the HTTP
 //! providers) and never the engine.
 
+pub mod anthropic;
 pub mod openai;
 pub mod wire;
