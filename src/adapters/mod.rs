@@ -2,6 +2,8 @@
 //! providers) and never the engine.
 
 pub mod anthropic;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod openai;
 pub mod simulated;
 pub mod wire;

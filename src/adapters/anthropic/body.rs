@@ -258,8 +258,8 @@ fn output_config(request: &Request) -> Result<Option<OutputConfig<'_>>, String> 
 mod tests {
     use serde_json::json;
 
-    use super::super::super::wire::testing::{call, message, request};
     use super::*;
+    use crate::adapters::fixtures::{call, message, request};
     use crate::types::job::ImageUrl;
 
     fn sent(request: Request) -> Value {

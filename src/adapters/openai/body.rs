@@ -106,8 +106,8 @@ pub(super) fn build(call: &Call, max_tokens_field: MaxTokensField) -> Result<Vec
 mod tests {
     use serde_json::json;
 
-    use super::super::super::wire::testing::{call, message, request};
     use super::*;
+    use crate::adapters::fixtures::{call, message, request};
     use crate::types::job::{ImageUrl, Request};
 
     fn sent(request: Request, field: MaxTokensField) -> Value {

@@ -80,8 +80,8 @@ impl Provider for OpenAi {
 mod tests {
     use serde_json::json;
 
-    use super::super::wire::testing::{Act, against, call, clock, http, request};
     use super::*;
+    use crate::adapters::fixtures::{Act, against, call, clock, http, request};
     use crate::types::AttemptOutcome;
 
     fn provider(base_url: String) -> OpenAi {

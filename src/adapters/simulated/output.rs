@@ -89,8 +89,8 @@ fn type_of(schema: &Value) -> &str {
 mod tests {
     use rstest::rstest;
 
-    use super::super::super::wire::testing::{call, request};
     use super::*;
+    use crate::adapters::fixtures::{call, request};
 
     fn answer(format: Value) -> Value {
         let mut request = request("hi");

@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use super::super::wire::testing::{StillClock, call, offer, request};
 use super::*;
+use crate::adapters::fixtures::{StillClock, call, offer, request};
 use crate::types::catalogue::Offer;
 use crate::types::{AttemptId, Job, JobKey, NanoUsd};
 

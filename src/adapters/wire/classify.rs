@@ -51,7 +51,8 @@ impl ErrorBody {
         Self { message, code, kind, from_provider }
     }
 
-    /// The failure that this error makes of a call that ended with `status`.
+    /// The failure that this error makes of a call that ended with `status`; its sentence is left
+    /// to `hygiene::clean`.
     pub(crate) fn failure(&self, status: u16, retry_after: Option<Duration>) -> CallFailure {
         // Azure bills the prompt that its content filter refused, so its word proves no free call.
         let billed_anyway = self.code == "content_filter";
@@ -60,7 +61,7 @@ impl ErrorBody {
             status: Some(status),
             from_provider: self.from_provider && !billed_anyway,
             retry_after,
-            message: self.message.clone(),
+            message: String::new(),
         }
     }
 }

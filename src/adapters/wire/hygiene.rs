@@ -12,11 +12,14 @@ const QUOTE_BYTES: usize = 24;
 const PROMPT_BYTES_MIN: usize = 8;
 
 /// The provider's sentence as far as it may be shown, with its code in front.
-pub(crate) fn clean(message: &str, key: Option<&str>, call: &Call, error: &ErrorBody) -> String {
+///
+/// `otherwise` stands in for a sentence that did not come.
+pub(crate) fn clean(error: &ErrorBody, otherwise: &str, key: Option<&str>, call: &Call) -> String {
+    let message = &error.message;
     let label = [&error.code, &error.kind].into_iter().find(|label| is_label(label));
     let shown = shorten(&redact(message, key));
     let sentence = if message.trim().is_empty() {
-        "no reason given"
+        otherwise
     } else if quotes(&message.chars().take(4 * MESSAGE_CHARS_MAX).collect::<String>(), &call.job.request) {
         "the provider's reason quotes the prompt and is left out"
     } else {
@@ -77,29 +80,25 @@ fn quotes(message: &str, request: &Request) -> bool {
         if text.len() < QUOTE_BYTES {
             return text.len() >= PROMPT_BYTES_MIN && message.contains(text);
         }
-        shares_run(message.as_bytes(), text.as_bytes())
+        shares_run(message, text)
     })
 }
 
 /// Whether the two share `QUOTE_BYTES` in a row. Any such run holds an aligned piece of half that
 /// length, so only the few aligned pieces are looked for in a text that may be a megabyte.
-fn shares_run(message: &[u8], text: &[u8]) -> bool {
+fn shares_run(message: &str, text: &str) -> bool {
     let half = QUOTE_BYTES / 2;
-    let find = |piece: &[u8]| contains(text, piece);
-    (0..).map(|index| index * half).take_while(|at| at + half <= message.len()).any(|at| {
-        find(&message[at..at + half])
+    let found = |from: usize, length: usize| {
+        // Cut to whole characters: a piece of what is shared is shared as well.
+        let piece = &message[message.ceil_char_boundary(from)..message.floor_char_boundary(from + length)];
+        text.contains(piece)
+    };
+    (0..message.len()).step_by(half).take_while(|at| at + half <= message.len()).any(|at| {
+        found(at, half)
             && (at.saturating_sub(half)..=at)
                 .filter(|from| from + QUOTE_BYTES <= message.len())
-                .any(|from| find(&message[from..from + QUOTE_BYTES]))
+                .any(|from| found(from, QUOTE_BYTES))
     })
-}
-
-fn contains(text: &[u8], piece: &[u8]) -> bool {
-    let Some((first, rest)) = piece.split_first() else {
-        return true;
-    };
-    let starts = text.iter().enumerate().filter(|(_, byte)| *byte == first).map(|(at, _)| at + 1);
-    starts.into_iter().any(|at| text[at..].starts_with(rest))
 }
 
 fn texts(request: &Request) -> impl Iterator<Item = &str> {
@@ -124,8 +123,8 @@ fn part_text(part: &Part) -> &str {
 mod tests {
     use rstest::rstest;
 
-    use super::super::testing::{call, request};
     use super::*;
+    use crate::adapters::fixtures::{call, request};
 
     #[rstest]
     #[case("Incorrect API key provided: sk-proj-ab*****yz.", "Incorrect API key provided: [key]")]
@@ -140,12 +139,19 @@ mod tests {
     fn a_sentence_that_quotes_the_prompt_is_left_out() {
         let prompt = "My patient Jane Doe, born 1961, has been coughing for three weeks.";
         let call = call(request(prompt));
-        let error = ErrorBody { code: "bad_thing".into(), ..ErrorBody::default() };
-        let said = |message: &str| clean(message, None, &call, &error);
+        let said = |message: &str| {
+            let error =
+                ErrorBody { code: "bad_thing".into(), message: message.into(), ..ErrorBody::default() };
+            clean(&error, "no reason given", None, &call)
+        };
         assert_eq!(said("temperature must be at most 2"), "bad_thing: temperature must be at most 2");
         for quote in [prompt, "Invalid input 'Jane Doe, born 1961, has' at 3", &format!("xx{prompt}")] {
             assert_eq!(said(quote), "bad_thing: the provider's reason quotes the prompt and is left out");
         }
+        let foreign = "Поле «Пациентка Анна Каренина, родилась» неверно";
+        let call_ru = crate::adapters::fixtures::call(request("Пациентка Анна Каренина, родилась в Москве"));
+        let error = ErrorBody { message: foreign.into(), ..ErrorBody::default() };
+        assert!(clean(&error, "", None, &call_ru).contains("left out"));
         assert_eq!(said("my patient has been waiting"), "bad_thing: my patient has been waiting");
         assert_eq!(said(" \n"), "bad_thing: no reason given");
     }
@@ -153,7 +159,9 @@ mod tests {
     #[test]
     fn a_short_prompt_is_compared_whole() {
         let call = call(request("PIN 48213"));
-        let said = |message: &str| clean(message, None, &call, &ErrorBody::default());
+        let said = |message: &str| {
+            clean(&ErrorBody { message: message.into(), ..ErrorBody::default() }, "", None, &call)
+        };
         assert_eq!(
             said("cannot read `PIN 48213`"),
             "the provider's reason quotes the prompt and is left out"
@@ -163,9 +171,13 @@ mod tests {
 
     #[test]
     fn a_code_that_is_no_word_is_not_shown() {
-        let error =
-            ErrorBody { code: "my patient is ill".into(), kind: "type_x".into(), ..ErrorBody::default() };
-        assert_eq!(clean("no", None, &call(request("hello there")), &error), "type_x: no");
+        let error = ErrorBody {
+            code: "my patient is ill".into(),
+            kind: "type_x".into(),
+            message: "no".into(),
+            ..ErrorBody::default()
+        };
+        assert_eq!(clean(&error, "", None, &call(request("hello there"))), "type_x: no");
     }
 
     #[test]

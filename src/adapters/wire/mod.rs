@@ -10,8 +10,6 @@ pub(crate) mod headers;
 pub(crate) mod hygiene;
 pub(crate) mod models;
 pub(crate) mod request;
-#[cfg(test)]
-pub(crate) mod testing;
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -146,7 +144,11 @@ impl Wire {
         let body = read_capped(response).await;
         let failed = |error: &ErrorBody| {
             let mut failure = error.failure(status, retry_after);
-            failure.message = hygiene::clean(&failure.message, self.key(), call, error);
+            let otherwise = match status {
+                300..400 => format!("HTTP {status}; redirects are not followed, check base_url"),
+                _ => format!("HTTP {status}, no reason given"),
+            };
+            failure.message = hygiene::clean(error, &otherwise, self.key(), call);
             failure
         };
         if !(200..300).contains(&status) {

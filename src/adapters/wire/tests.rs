@@ -5,8 +5,8 @@ use std::time::Duration;
 use rstest::rstest;
 use serde_json::json;
 
-use super::testing::{Act, against, call, clock, http, offer, request};
 use super::*;
+use crate::adapters::fixtures::{Act, against, call, clock, http, offer, request};
 use crate::types::catalogue::Offer;
 
 fn read(body: &[u8]) -> Result<Answer, NoAnswer> {
@@ -35,14 +35,14 @@ fn failure(reply: Reply) -> CallFailure {
 #[rstest]
 #[case(http("200 OK", "", "{}"), None, "")]
 #[case(http("200 OK", "", ""), Some(AttemptOutcome::Unreadable), "no")]
-#[case(http("500 Oops", "", "<html>"), Some(AttemptOutcome::ProviderError), "no reason given")]
+#[case(http("500 Oops", "", "<html>"), Some(AttemptOutcome::ProviderError), "HTTP ")]
 #[case(
     http("500 Oops", "", r#"{"error":{"message":"down","type":"server_error"}}"#),
     Some(AttemptOutcome::ProviderError),
     "server_error: down"
 )]
-#[case(http("302 Found", "location: /v1/y\r\n", ""), Some(AttemptOutcome::GatewayError), "no reason given")]
-#[case(http("307 Again", "location: /v1/y\r\n", ""), Some(AttemptOutcome::GatewayError), "no reason given")]
+#[case(http("302 Found", "location: /v1/y\r\n", ""), Some(AttemptOutcome::GatewayError), "HTTP 30")]
+#[case(http("307 Again", "location: /v1/y\r\n", ""), Some(AttemptOutcome::GatewayError), "HTTP 30")]
 #[case(Act::Close, Some(AttemptOutcome::Dropped), "the connection to 127.0.0.1 broke: ")]
 #[case(
     Act::Write("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"cut".into()),
@@ -52,7 +52,7 @@ fn failure(reply: Reply) -> CallFailure {
 #[case(
     Act::Write("HTTP/1.1 429 Slow\r\ncontent-length: 99\r\n\r\n{\"cut".into()),
     Some(AttemptOutcome::RateLimited),
-    "no reason given"
+    "HTTP "
 )]
 #[case(
     Act::Write("HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n".into()),
@@ -162,4 +162,19 @@ fn a_hold_over_the_whole_window_covers_any_body() {
     let mut call = call(request(""));
     call.input_tokens_max = call.offer.context_tokens;
     assert_eq!(check_covered(&call, 10_000_000), Ok(()));
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_is_not_used_again() {
+    let client = async |base: String| {
+        let (wire, call) = (wire(&base), call(request("")));
+        for _ in 0..3 {
+            let reply = wire.complete("/x", &call, b"{}".to_vec(), Wall(0), read).await;
+            assert_eq!(reply.outcome, Ok(Answer::default()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // The provider closes after each answer without having said so.
+    let ((), requests) = against(http("200 OK", "", "{}"), client).await;
+    assert_eq!(requests.len(), 3);
 }
