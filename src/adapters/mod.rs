@@ -4,3 +4,9 @@
 pub mod clock;
 pub mod results_file;
 pub mod file_queue;
+pub mod anthropic;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod openai;
+pub mod simulated;
+pub mod wire;
