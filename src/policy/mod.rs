@@ -3,4 +3,7 @@
 //! Nothing here is `async`, takes a lock, reads a clock, draws a random number or can fail for an
 //! outside reason. What needs I/O is not policy; what needs thought is not shell.
 
+pub mod book;
 pub mod budget;
+pub mod gate;
+pub mod text;
