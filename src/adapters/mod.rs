@@ -10,3 +10,5 @@ pub(crate) mod fixtures;
 pub mod openai;
 pub mod simulated;
 pub mod wire;
+pub mod memory;
+pub mod sqlite;

@@ -14,3 +14,6 @@ pub mod verdict;
 pub(crate) mod explain;
 pub mod intake;
 pub mod nearest;
+pub mod book;
+pub mod gate;
+pub mod text;

@@ -2,6 +2,7 @@
 //!
 //! `Err` means "no answer"; a refusal is a value in the answer. No vendor type crosses a port.
 
+pub mod audit;
 pub mod clock;
 pub mod directory;
 pub mod ledger;

@@ -1,0 +1,202 @@
+//! A store that lives as long as the process: the model the others are compared with, and the
+//! ledger of the engine's simulation.
+//!
+//! It keeps plain values and asks `policy` for every decision. Nothing survives a crash of the
+//! process; a crash of a *session* is played by opening the next one.
+
+mod directory;
+mod ledger;
+mod reports;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+pub use ledger::Session;
+
+use crate::policy::book::{Book, Payer};
+use crate::policy::budget::{self, Window};
+use crate::policy::gate::{self, JobState};
+use crate::ports::directory::Event;
+use crate::ports::ledger::{Opened, SessionSpec};
+use crate::ports::reports::{AttemptRow, ParkedRow};
+use crate::ports::{Clock, StoreError, audit};
+use crate::types::catalogue::Prices;
+use crate::types::ledger::HoldState;
+use crate::types::{
+    AttemptId, AttemptOutcome, Bill, JobKey, JobResult, ModelId, NanoUsd, ProjectId, Status, TaskId, Wall,
+    WindowId, WorkerId,
+};
+
+/// The store; clones share it.
+#[derive(Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    payers: BTreeMap<ProjectId, Payer>,
+    book: Book,
+    jobs: BTreeMap<(JobKey, u32), JobRow>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    results: BTreeMap<(JobKey, u32), ResultRow>,
+    result_seq: i64,
+    parked: BTreeMap<JobKey, ParkedRow>,
+    prices: HashMap<ModelId, (i64, Option<Prices>)>,
+    stopped_models: BTreeMap<ModelId, String>,
+    events: Vec<Event>,
+    workers: u64,
+    alive: BTreeMap<WorkerId, Option<WindowId>>,
+}
+
+struct JobRow {
+    task: TaskId,
+    body_hash: [u8; 32],
+    accepted_at: Wall,
+}
+
+struct Attempt {
+    row: AttemptRow,
+    task: TaskId,
+    worker: WorkerId,
+    windows: Vec<WindowId>,
+}
+
+struct ResultRow {
+    seq: i64,
+    written_at: Wall,
+    result: JobResult,
+}
+
+impl Memory {
+    /// An empty store.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let state = State { book: Book::new([], 1), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), clock }
+    }
+
+    /// Opens the one session that may spend: every other is dead from here on, and what it left
+    /// live becomes presumed spend.
+    #[must_use]
+    pub fn session(&self, spec: &SessionSpec) -> (Session, Opened) {
+        let now = self.now();
+        let mut state = self.state();
+        let others: Vec<WorkerId> = state.alive.keys().copied().collect();
+        let (mut reaped, mut reaped_holds) = (0, NanoUsd::ZERO);
+        for other in others {
+            let (attempts, holds) = state.release(other, now);
+            reaped += attempts;
+            reaped_holds += holds;
+        }
+        state.workers += 1;
+        let worker = WorkerId(Uuid::from_u128(u128::from(state.workers)));
+        let run = spec.run_cap.map(|cap| state.book.open_run(Some(cap)));
+        state.alive.insert(worker, run);
+        let opened = Opened { worker, reaped, reaped_holds, resumed: !state.jobs.is_empty() };
+        drop(state);
+        (Session { store: self.clone(), worker, run }, opened)
+    }
+
+    /// Every window there ever was, for assertions at any step.
+    #[must_use]
+    pub fn sample(&self) -> Vec<Window> {
+        self.state().book.iter().cloned().collect()
+    }
+
+    fn now(&self) -> Wall {
+        self.clock.now().wall
+    }
+
+    /// A panic in one job must not take the store down with it: each change is complete in itself.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn account(&self) -> Payer {
+        self.payers.get(ProjectId::ACCOUNT).cloned().unwrap_or_else(Payer::account)
+    }
+
+    fn generation(&self, key: &JobKey) -> Option<u32> {
+        let all = (key.clone(), 0)..=(key.clone(), u32::MAX);
+        self.jobs.range(all).next_back().map(|((_, generation), _)| *generation)
+    }
+
+    fn attempts_of<'a>(&'a self, key: &'a JobKey, generation: u32) -> impl Iterator<Item = &'a Attempt> {
+        self.attempts.values().filter(move |a| a.row.generation == generation && a.row.job == *key)
+    }
+
+    fn job_state(&self, key: &JobKey) -> Option<JobState> {
+        let generation = self.generation(key)?;
+        let job = self.jobs.get(&(key.clone(), generation))?;
+        let count = |live: bool| {
+            self.attempts_of(key, generation).filter(|a| !live || a.row.state == HoldState::Held).count()
+        };
+        Some(JobState {
+            generation,
+            body_hash: job.body_hash,
+            finished: self.status(key, generation),
+            attempts: u32::try_from(count(false)).unwrap_or(u32::MAX),
+            live: u32::try_from(count(true)).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn status(&self, key: &JobKey, generation: u32) -> Option<Status> {
+        self.results.get(&(key.clone(), generation)).map(|row| row.result.status)
+    }
+
+    /// Moves an attempt's money where the guard lets it. Says how far the bill was above the hold.
+    fn settle(&mut self, id: AttemptId, bill: Bill, now: Wall) -> Option<NanoUsd> {
+        let attempt = self.attempts.get_mut(&id)?;
+        let change = budget::conclude(attempt.row.state, attempt.row.hold_usd, bill)?;
+        self.book.apply(&attempt.windows, change);
+        attempt.row.state = change.to;
+        attempt.row.counted_usd = change.counted_after;
+        attempt.row.ended_at = Some(now);
+        if change.overshoot > NanoUsd::ZERO {
+            let model = attempt.row.model.clone();
+            let reason = gate::overshoot_reason(attempt.row.hold_usd, change.overshoot);
+            self.events.push(audit::quarantined(now, audit::OUTLAY, &model, Some(&reason)));
+            self.stopped_models.entry(model).or_insert(reason);
+        }
+        Some(change.overshoot)
+    }
+
+    /// Ends a session: its live calls become presumed spend.
+    fn release(&mut self, worker: WorkerId, now: Wall) -> (u64, NanoUsd) {
+        self.alive.remove(&worker);
+        let live: BTreeSet<AttemptId> = self
+            .attempts
+            .iter()
+            .filter(|(_, a)| a.worker == worker && a.row.state == HoldState::Held)
+            .map(|(id, _)| *id)
+            .collect();
+        let mut holds = NanoUsd::ZERO;
+        for id in &live {
+            self.settle(*id, Bill::Unknown, now);
+            if let Some(attempt) = self.attempts.get_mut(id) {
+                attempt.row.outcome = Some(AttemptOutcome::Interrupted);
+                holds = holds.saturating_add(attempt.row.hold_usd);
+            }
+        }
+        let attempts = u64::try_from(live.len()).unwrap_or(u64::MAX);
+        if attempts > 0 {
+            self.events.push(audit::reaped(now, worker, attempts, holds));
+        }
+        (attempts, holds)
+    }
+
+    fn first_generation(&mut self, key: &JobKey, job: &crate::types::Job, accepted_at: Wall) {
+        let row = JobRow { task: job.task.clone(), body_hash: job.body_hash, accepted_at };
+        self.jobs.entry((key.clone(), 1)).or_insert(row);
+    }
+}
+
+fn duplicate(attempt: AttemptId) -> StoreError {
+    StoreError::unavailable(format!("the attempt {attempt} exists already"))
+}

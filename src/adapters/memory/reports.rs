@@ -1,0 +1,188 @@
+//! The read side, as plain folds over what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use jiff::tz::TimeZone;
+
+use super::{Attempt, Memory, State};
+use crate::policy::gate::LINE;
+use crate::policy::text::storable_key;
+use crate::ports::reports::{
+    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, ResultFilter, SpendBy, SpendRow,
+};
+use crate::ports::{Reports, StoreError};
+use crate::types::ledger::HoldState;
+use crate::types::{JobId, JobKey, JobResult, NanoUsd, ProjectId, Wall};
+
+#[async_trait]
+impl Reports for Memory {
+    async fn results(
+        &self,
+        filter: &ResultFilter,
+        after: Option<Cursor>,
+        limit: u32,
+    ) -> Result<(Vec<JobResult>, Option<Cursor>), StoreError> {
+        let state = self.state();
+        let after = after.map_or(0, |cursor| cursor.0);
+        let mut found: Vec<_> = state
+            .results
+            .iter()
+            .filter(|(at, row)| row.seq > after && state.is_latest(at) && matches(filter, &at.0, &row.result))
+            .map(|(_, row)| (row.seq, row.result.clone()))
+            .collect();
+        found.sort_by_key(|(seq, _)| *seq);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        found.truncate(limit);
+        let next = found.last().filter(|_| found.len() == limit).map(|(seq, _)| Cursor(*seq));
+        Ok((found.into_iter().map(|(_, result)| result).collect(), next))
+    }
+
+    async fn result(&self, key: &JobKey) -> Result<Option<JobResult>, StoreError> {
+        Ok(self.state().latest(&storable_key(key)))
+    }
+
+    async fn history(&self, id: &JobId, project: Option<&ProjectId>) -> Result<Vec<JobHistory>, StoreError> {
+        let state = self.state();
+        let keys: BTreeSet<&JobKey> = state
+            .jobs
+            .keys()
+            .map(|(key, _)| key)
+            .filter(|key| key.id == *id && project.is_none_or(|project| key.project == *project))
+            .collect();
+        Ok(keys.into_iter().filter_map(|key| state.history(key)).collect())
+    }
+
+    async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError> {
+        let state = self.state();
+        let mut sums: BTreeMap<String, (SpendRow, BTreeSet<&JobKey>)> = BTreeMap::new();
+        for attempt in state.attempts.values().filter(|a| since.is_none_or(|since| a.row.begun_at >= since)) {
+            let key = state.spend_key(by, attempt);
+            let (sum, jobs) = sums.entry(key).or_default();
+            jobs.insert(&attempt.row.job);
+            add(sum, &attempt.row);
+        }
+        let named = |(key, (sum, jobs)): (String, (SpendRow, BTreeSet<&JobKey>))| SpendRow {
+            key,
+            jobs: u64::try_from(jobs.len()).unwrap_or(u64::MAX),
+            ..sum
+        };
+        Ok(sums.into_iter().map(named).collect())
+    }
+
+    async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
+        let state = self.state();
+        let of_project = |row: &&ParkedRow| project.is_none_or(|project| row.job.project == *project);
+        let mut rows: Vec<_> = state.parked.values().filter(of_project).cloned().collect();
+        rows.sort_by(|a, b| (a.since, &a.job).cmp(&(b.since, &b.job)));
+        Ok(rows)
+    }
+
+    async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError> {
+        let state = self.state();
+        let presumed = state.attempts.values().filter(|a| a.row.state == HoldState::Presumed);
+        let mut rows: Vec<_> = presumed.map(|attempt| attempt.row.clone()).collect();
+        rows.sort_by_key(|row| row.begun_at);
+        Ok(rows)
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>, StoreError> {
+        Ok(self.state().check())
+    }
+
+    async fn verify(&self) -> Result<Vec<Finding>, StoreError> {
+        Ok(self.state().check())
+    }
+}
+
+fn matches(filter: &ResultFilter, key: &JobKey, result: &JobResult) -> bool {
+    (filter.ids.is_empty() || filter.ids.contains(&key.id))
+        && filter.project.as_ref().is_none_or(|project| *project == key.project)
+        && filter.since.is_none_or(|since| result.timing.finished_at >= since)
+}
+
+fn add(sum: &mut SpendRow, row: &AttemptRow) {
+    match row.state {
+        HoldState::Held => sum.held_usd += row.counted_usd,
+        HoldState::Settled => sum.spent_usd += row.counted_usd,
+        HoldState::Presumed => sum.presumed_usd += row.counted_usd,
+        HoldState::Void => {}
+    }
+    sum.attempts += u64::from(row.state != HoldState::Held);
+    if let Some(usage) = row.usage {
+        sum.usage += usage;
+    }
+}
+
+impl State {
+    fn latest(&self, key: &JobKey) -> Option<JobResult> {
+        let all = (key.clone(), LINE)..=(key.clone(), u32::MAX);
+        self.results.range(all).next_back().map(|(_, row)| row.result.clone())
+    }
+
+    /// Only the latest word on a job. A line that is no job counts until a job with its id came later.
+    fn is_latest(&self, (key, generation): &(JobKey, u32)) -> bool {
+        if *generation == LINE {
+            let written_at = self.results.get(&(key.clone(), LINE)).map(|row| row.written_at);
+            let jobs = self.jobs.range((key.clone(), 0)..=(key.clone(), u32::MAX));
+            return !jobs.into_iter().any(|(_, job)| written_at.is_some_and(|at| job.accepted_at > at));
+        }
+        let later = (key.clone(), generation + 1)..=(key.clone(), u32::MAX);
+        self.results.range(later).next().is_none()
+    }
+
+    fn history(&self, key: &JobKey) -> Option<JobHistory> {
+        let generation = self.generation(key)?;
+        let first = self.jobs.range((key.clone(), 0)..=(key.clone(), u32::MAX)).next()?.1;
+        let mut attempts: Vec<_> =
+            self.attempts.values().filter(|a| a.row.job == *key).map(|a| a.row.clone()).collect();
+        attempts.sort_by_key(|row| (row.generation, row.n));
+        Some(JobHistory {
+            key: key.clone(),
+            task: first.task.clone(),
+            generation,
+            accepted_at: first.accepted_at,
+            result: self.latest(key),
+            parked: self.parked.get(key).cloned(),
+            attempts,
+        })
+    }
+
+    fn spend_key(&self, by: SpendBy, attempt: &Attempt) -> String {
+        let row = &attempt.row;
+        let local = |format: &str| {
+            let zone = self.payers.get(&row.job.project).map_or(TimeZone::UTC, |payer| payer.zone.clone());
+            row.begun_at.timestamp().to_zoned(zone).strftime(format).to_string()
+        };
+        match by {
+            SpendBy::Project => row.job.project.to_string(),
+            SpendBy::Task => attempt.task.to_string(),
+            SpendBy::Model => row.model.to_string(),
+            SpendBy::Provider => row.provider.to_string(),
+            SpendBy::Day => local("%Y-%m-%d"),
+            SpendBy::Week => local("%G-W%V"),
+        }
+    }
+
+    /// L1: what a window says is what its attempts add up to.
+    fn check(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for window in self.book.iter() {
+            let sum = |state: HoldState| -> NanoUsd {
+                let charged = |a: &&Attempt| a.row.state == state && a.windows.contains(&window.id);
+                self.attempts.values().filter(charged).map(|a| a.row.counted_usd).sum()
+            };
+            let should = (sum(HoldState::Held), sum(HoldState::Settled), sum(HoldState::Presumed));
+            let is = (window.held, window.spent, window.presumed);
+            if is != should {
+                let subject = format!("{} {} window {}", window.project, window.kind.as_str(), window.id.0);
+                findings.push(Finding {
+                    rule: "window_sums",
+                    subject,
+                    message: format!("{is:?}, not {should:?}"),
+                });
+            }
+        }
+        findings
+    }
+}

@@ -1,0 +1,25 @@
+//! The embedded store: one SQLite file, one writer, the same tables and answers as Postgres.
+//!
+//! A run takes a [`Store::session`]: an advisory lock beside the file, a [`Writer`] to ask and a
+//! [`WriterTask`] that owns the ledger's only connection and is never cancelled. The [`Store`]
+//! itself answers the directory and the reports on connections of their own, so an admin's command
+//! works beside a run, from this process or another.
+
+mod begin;
+mod check;
+mod conclude;
+mod directory;
+mod facts;
+mod open;
+mod park;
+mod reports;
+mod resolve;
+mod rows;
+mod session;
+mod spend;
+mod trouble;
+mod writer;
+
+pub use open::{Mode, Store};
+pub use session::Writer;
+pub use writer::WriterTask;

@@ -1,0 +1,244 @@
+//! Jobs that wait outside the queue, and jobs that come a second time.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::facts::{self, NewJob, Payers};
+use super::rows;
+use super::session::Session;
+use super::trouble::Sql;
+use super::writer::Step;
+use crate::policy::book::Book;
+use crate::policy::gate;
+use crate::policy::text::{storable_key, without_nul};
+use crate::ports::StoreError;
+use crate::types::ledger::{HoldState, Known, ParkReason, ParkRequest, Parked, PastAttempt};
+use crate::types::outcome::AttemptSummary;
+use crate::types::{AttemptOutcome, JobKey, NanoUsd, Status, Wall};
+
+/// A request to park with its key as the store knows it.
+#[derive(Debug)]
+pub(super) struct Parking {
+    key: JobKey,
+    request: ParkRequest,
+}
+
+impl Parking {
+    pub(super) fn new(request: ParkRequest) -> Self {
+        Self { key: storable_key(&request.job.key), request }
+    }
+}
+
+impl Step for Parking {
+    type Answer = Parked;
+
+    async fn apply(
+        conn: &mut SqliteConnection,
+        session: Session,
+        now: Wall,
+        items: &[Self],
+    ) -> Sql<Vec<Result<Parked, StoreError>>> {
+        let projects: BTreeSet<_> = items.iter().map(|item| item.key.project.clone()).collect();
+        let keys: BTreeSet<_> = items.iter().map(|item| &item.key).collect();
+        let payers = facts::payers(conn, &projects).await?;
+        let jobs = facts::job_states(conn, &keys).await?;
+        let mut book = facts::open_windows(conn, &projects, session.run, now).await?;
+        let (mut kept, mut created): (Vec<&Self>, HashMap<&JobKey, NewJob>) = Default::default();
+        let mut answers = Vec::with_capacity(items.len());
+        for item in items {
+            let known = jobs.get(&item.key);
+            let answer = match known.and_then(|job| job.finished) {
+                Some(status) => Ok(Parked::Finished(status)),
+                None => recheck(&payers, &mut book, session, now, item).map_err(StoreError::unusable),
+            };
+            if answer == Ok(Parked::Kept) {
+                kept.push(item);
+                if known.is_none() {
+                    created.entry(&item.key).or_insert_with(|| first_generation(item));
+                }
+            }
+            answers.push(answer);
+        }
+        facts::insert_windows(conn, &book, &[]).await?;
+        facts::insert_jobs(conn, &created.into_values().collect::<Vec<_>>()).await?;
+        insert_parked(conn, now, &kept).await?;
+        Ok(answers)
+    }
+}
+
+/// Looks again under the lock: else a cap raised between the refusal and this would be lost.
+fn recheck(
+    payers: &Payers,
+    book: &mut Book,
+    session: Session,
+    now: Wall,
+    item: &Parking,
+) -> Result<Parked, String> {
+    let Some(payer) = payers.get(&item.key.project)? else {
+        return Ok(Parked::Kept);
+    };
+    let ParkRequest { reason, hold, runs_for, .. } = &item.request;
+    let windows = book.charged(&payers.account, session.run, payer, now, now + *runs_for);
+    let stopped = gate::stopped(&payers.account.project, &payer.project, *hold).is_some();
+    let again = gate::room_again(reason, stopped, book.fit(&windows, *hold));
+    Ok(if again { Parked::RoomAgain } else { Parked::Kept })
+}
+
+fn first_generation(item: &Parking) -> NewJob {
+    NewJob {
+        key: item.key.clone(),
+        generation: 1,
+        task: without_nul(item.request.job.task.as_str()).into_owned().into(),
+        body_hash: item.request.job.body_hash,
+        accepted_at: item.request.accepted_at,
+    }
+}
+
+async fn insert_parked(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]) -> Sql<()> {
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let mut values = Vec::with_capacity(kept.len());
+    for Parking { key, request } in kept {
+        let reason = match &request.reason {
+            ParkReason::Stopped { reason } => {
+                ParkReason::Stopped { reason: without_nul(reason).into_owned() }
+            }
+            other => other.clone(),
+        };
+        let task = without_nul(request.job.task.as_str());
+        values.push((&key.project, &key.id, task, rows::json(&reason)?));
+    }
+    // Parked again with nothing in between: it has been waiting since the first time.
+    let sql = "INSERT INTO parked (project_id, job_id, task, reason, since) \
+               SELECT value->>0, value->>1, value->>2, value->>3, ?2 FROM json_each(?1) WHERE true \
+               ON CONFLICT (project_id, job_id) DO UPDATE SET reason = excluded.reason";
+    sqlx::query(sql).bind(rows::json(&values)?).bind(now.0).execute(conn).await?;
+    Ok(())
+}
+
+/// A question about a job that comes a second time; its key as the store knows it.
+#[derive(Debug)]
+pub(super) struct Looking {
+    pub(super) key: JobKey,
+    pub(super) body_hash: [u8; 32],
+    pub(super) redrive: bool,
+}
+
+struct Found {
+    known: Known,
+    task: String,
+}
+
+impl Step for Looking {
+    type Answer = Option<Known>;
+
+    async fn apply(
+        conn: &mut SqliteConnection,
+        _session: Session,
+        now: Wall,
+        items: &[Self],
+    ) -> Sql<Vec<Result<Option<Known>, StoreError>>> {
+        let keys: BTreeSet<_> = items.iter().map(|item| &item.key).collect();
+        let hashes = read_jobs(conn, &keys).await?;
+        let mut found: HashMap<JobKey, ([u8; 32], Found)> = hashes;
+        read_attempts(conn, &keys, &mut found).await?;
+        let mut created = Vec::new();
+        let mut answers = Vec::with_capacity(items.len());
+        for item in items {
+            let answer = found.get_mut(&item.key).map(|(body_hash, job)| {
+                let same_body = *body_hash == item.body_hash;
+                let ended = job.known.finished.is_some_and(|status| status != Status::Done);
+                if item.redrive && ended && same_body {
+                    job.known.generation += 1;
+                    job.known.finished = None;
+                    job.known.past.clear();
+                    // Accepted anew: a deadline counted in spans would otherwise have passed already.
+                    job.known.accepted_at = now;
+                    created.push(NewJob {
+                        key: item.key.clone(),
+                        generation: job.known.generation,
+                        task: job.task.as_str().into(),
+                        body_hash: *body_hash,
+                        accepted_at: now,
+                    });
+                }
+                Known { same_body, ..job.known.clone() }
+            });
+            answers.push(Ok(answer));
+        }
+        facts::insert_jobs(conn, &created).await?;
+        Ok(answers)
+    }
+}
+
+async fn read_jobs(
+    conn: &mut SqliteConnection,
+    keys: &BTreeSet<&JobKey>,
+) -> Sql<HashMap<JobKey, ([u8; 32], Found)>> {
+    let sql = "SELECT j.project_id, j.job_id, j.generation, j.body_hash, j.accepted_at, j.task, r.status \
+               FROM json_each(?1) k \
+               CROSS JOIN job j ON j.project_id = k.value->>'project' AND j.job_id = k.value->>'id' \
+               LEFT JOIN result r ON r.project_id = j.project_id AND r.job_id = j.job_id \
+                 AND r.generation = j.generation \
+               ORDER BY j.generation";
+    let mut found = HashMap::new();
+    for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
+        let known = Known {
+            generation: rows::count(row.try_get(2)?)?,
+            accepted_at: Wall(row.try_get(4)?),
+            same_body: false,
+            finished: row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?,
+            past: Vec::new(),
+        };
+        let job = Found { known, task: row.try_get(5)? };
+        found.insert(key(&row)?, (rows::body_hash(&row, 3)?, job));
+    }
+    Ok(found)
+}
+
+async fn read_attempts(
+    conn: &mut SqliteConnection,
+    keys: &BTreeSet<&JobKey>,
+    found: &mut HashMap<JobKey, ([u8; 32], Found)>,
+) -> Sql<()> {
+    let sql = "SELECT a.project_id, a.job_id, a.generation, a.attempt_no, a.provider, a.model, a.outcome, a.counted, \
+                 a.provider_ms, a.state \
+               FROM json_each(?1) k \
+               CROSS JOIN attempt a ON a.project_id = k.value->>'project' AND a.job_id = k.value->>'id' \
+               ORDER BY a.attempt_no";
+    for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
+        let generation: u32 = rows::count(row.try_get(2)?)?;
+        if let Some((_, job)) =
+            found.get_mut(&key(&row)?).filter(|(_, job)| job.known.generation == generation)
+        {
+            job.known.past.push(past(&row)?);
+        }
+    }
+    Ok(())
+}
+
+fn key(row: &SqliteRow) -> Sql<JobKey> {
+    Ok(JobKey { project: row.try_get::<&str, _>(0)?.into(), id: row.try_get::<&str, _>(1)?.into() })
+}
+
+fn past(row: &SqliteRow) -> Sql<PastAttempt> {
+    let state: HoldState = rows::word(row.try_get(9)?)?;
+    let outcome = row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?;
+    let settled = state == HoldState::Settled;
+    Ok(PastAttempt {
+        summary: AttemptSummary {
+            n: rows::count(row.try_get(3)?)?,
+            provider: row.try_get::<&str, _>(4)?.into(),
+            model: row.try_get::<&str, _>(5)?.into(),
+            // A live call has none yet; nothing is to be concluded from it.
+            outcome: outcome.unwrap_or(AttemptOutcome::Interrupted),
+            cost_usd: if settled { rows::money(row, 7)? } else { NanoUsd::ZERO },
+            ms: rows::count(row.try_get::<Option<i64>, _>(8)?.unwrap_or(0))?,
+        },
+        state,
+        interrupted: outcome == Some(AttemptOutcome::Interrupted),
+    })
+}

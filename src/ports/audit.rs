@@ -1,0 +1,93 @@
+//! The lines of the audit log, worded once so that every store writes the same.
+
+use serde_json::{Value, json};
+
+use super::directory::Event;
+use crate::types::catalogue::Prices;
+use crate::types::ledger::WindowKind;
+use crate::types::{AttemptId, ModelId, NanoUsd, ProjectId, Wall, WorkerId};
+
+/// Who did what nobody asked for.
+pub const OUTLAY: &str = "outlay";
+
+fn event(at: Wall, who: &str, what: &str, subject: String, detail: Value) -> Event {
+    Event { at, who: who.to_owned(), what: what.to_owned(), subject, detail }
+}
+
+/// A project was created from configuration.
+#[must_use]
+pub fn project_created(at: Wall, project: &ProjectId) -> Event {
+    event(at, OUTLAY, "project_created", project.to_string(), json!({}))
+}
+
+/// A cap was set, changed or lifted.
+#[must_use]
+pub fn cap_set(
+    at: Wall,
+    who: &str,
+    project: &ProjectId,
+    kind: WindowKind,
+    from: Option<NanoUsd>,
+    to: Option<NanoUsd>,
+) -> Event {
+    let detail = json!({ "kind": kind, "from_usd": from, "to_usd": to });
+    event(at, who, "cap_set", project.to_string(), detail)
+}
+
+/// A project was stopped, or let go on.
+#[must_use]
+pub fn stopped(at: Wall, who: &str, project: &ProjectId, reason: Option<&str>) -> Event {
+    let what = if reason.is_some() { "project_stopped" } else { "project_resumed" };
+    event(at, who, what, project.to_string(), json!({ "reason": reason }))
+}
+
+/// A model was stopped, or let go on.
+#[must_use]
+pub fn quarantined(at: Wall, who: &str, model: &ModelId, reason: Option<&str>) -> Event {
+    let what = if reason.is_some() { "model_quarantined" } else { "model_released" };
+    event(at, who, what, model.to_string(), json!({ "reason": reason }))
+}
+
+/// A model's price moved.
+#[must_use]
+pub fn price_changed(
+    at: Wall,
+    model: &ModelId,
+    version: i64,
+    from: Option<Prices>,
+    to: Option<Prices>,
+) -> Event {
+    event(
+        at,
+        OUTLAY,
+        "price_changed",
+        model.to_string(),
+        json!({ "version": version, "from": from, "to": to }),
+    )
+}
+
+/// A dead session's live calls became presumed spend.
+#[must_use]
+pub fn reaped(at: Wall, worker: WorkerId, attempts: u64, holds: NanoUsd) -> Event {
+    event(
+        at,
+        OUTLAY,
+        "session_reaped",
+        worker.to_string(),
+        json!({ "attempts": attempts, "holds_usd": holds }),
+    )
+}
+
+/// A person closed a presumed attempt; `cost` is `None` when it was voided.
+#[must_use]
+pub fn resolved(
+    at: Wall,
+    who: &str,
+    attempt: AttemptId,
+    hold: NanoUsd,
+    cost: Option<NanoUsd>,
+    why: &str,
+) -> Event {
+    let what = if cost.is_some() { "presumed_settled" } else { "presumed_voided" };
+    event(at, who, what, attempt.to_string(), json!({ "hold_usd": hold, "cost_usd": cost, "why": why }))
+}
