@@ -1,9 +1,32 @@
 //! The composition root: the only place that knows which adapter stands behind which port.
 
+mod forecast;
+mod run;
+mod sink;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::ports::{Clock, Directory, Reports};
+pub use self::forecast::{Forecast, ForecastLine, forecast};
+pub use self::run::{Panel, RunEnd, RunInfo, RunSpec, run};
+pub use self::sink::Output;
+use crate::adapters::anthropic::{Anthropic, AnthropicOptions};
+use crate::adapters::clock::SystemClock;
+use crate::adapters::openai::{self, OpenAi, OpenAiOptions};
+use crate::adapters::simulated::{Simulated, SimulatedFailures, SimulatedLatency, SimulatedOptions};
+use crate::adapters::sqlite::{Mode, Store};
+use crate::config::{self, Config, ProviderKind};
+use crate::engine::fleet::ProviderSpec;
+use crate::engine::{Rules, TaskTerms};
+use crate::policy::admission::Limits;
+use crate::policy::intake::Known;
+use crate::policy::route::TaskRules;
 use crate::ports::ledger::Reconcile;
+use crate::ports::{Clock, Directory, Provider, Reports};
+use crate::types::catalogue::Offer;
+use crate::types::job::Deadline;
+use crate::types::{ProjectId, ProviderId};
 
 /// Why a command ends without its work done: a sentence, and the exit code that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +62,8 @@ impl From<crate::ports::StoreError> for Failed {
 
 /// A store opened for looking and for what an admin may change.
 pub struct Admin {
+    /// Where it is, for messages.
+    pub place: String,
     /// Projects, caps, prices, stops.
     pub directory: Arc<dyn Directory>,
     /// The read side.
@@ -47,4 +72,192 @@ pub struct Admin {
     pub reconcile: Arc<dyn Reconcile>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Which configuration and which store, as the command line says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigOptions {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--store`, over whatever is configured.
+    pub store: Option<String>,
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+/// With everything that is wrong in it.
+pub fn load_config(options: &ConfigOptions) -> Result<Config, Failed> {
+    let wrong = |error: config::ConfigError| Failed::usage(error.to_string());
+    let mut config = Config::load(options.config.as_deref()).map_err(wrong)?;
+    if let Some(url) = &options.store {
+        config.set_store(url).map_err(wrong)?;
+    }
+    Ok(config)
+}
+
+/// Opens the store for looking and for what an admin may change; `create` makes one if need be.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub async fn open_admin(options: &ConfigOptions, create: bool) -> Result<Admin, Failed> {
+    let config = load_config(options)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let mode = if create { Mode::Create } else { Mode::Existing };
+    let store = Arc::new(open_store(&config, mode, &clock).await?);
+    if create {
+        store.seed_projects(&config.projects).await?;
+    }
+    Ok(Admin {
+        place: store.path().display().to_string(),
+        directory: Arc::clone(&store) as _,
+        reports: Arc::clone(&store) as _,
+        reconcile: store,
+        clock,
+    })
+}
+
+async fn open_store(config: &Config, mode: Mode, clock: &Arc<dyn Clock>) -> Result<Store, Failed> {
+    match &config.store {
+        config::Store::Sqlite(path) => {
+            Ok(Store::open(&path.to_string_lossy(), mode, Arc::clone(clock)).await?)
+        }
+        config::Store::Postgres(_) => Err(Failed::usage(
+            "the store is a Postgres server, which this version cannot use yet; name a file, such as \
+             --store sqlite:outlay.db",
+        )),
+    }
+}
+
+/// The catalogue with the version under which the store knows each price.
+async fn catalogue(config: &Config, directory: &dyn Directory) -> Result<Vec<Arc<Offer>>, Failed> {
+    let prices: Vec<_> = config.models.iter().map(|offer| (offer.id.clone(), offer.prices)).collect();
+    let versions = directory.sync_prices(&prices).await?;
+    let versioned = |(offer, price_version): (&Arc<Offer>, i64)| {
+        Arc::new(Offer { price_version, ..Offer::clone(offer) })
+    };
+    Ok(config.models.iter().zip(versions).map(versioned).collect())
+}
+
+/// An adapter for every provider.
+fn provider_set(config: &Config, clock: &Arc<dyn Clock>) -> Result<HashMap<ProviderId, Arc<dyn Provider>>, Failed> {
+    let made = |provider: &config::ProviderConfig| {
+        let wrong = |what: String| Failed::usage(format!("provider {}: {what}", provider.id));
+        let key = |key: &config::ApiKey| key.require().map(Option::<&_>::cloned).map_err(wrong);
+        let adapter: Arc<dyn Provider> = match &provider.kind {
+            ProviderKind::OpenAi { base_url, api_key, max_tokens_field } => {
+                let max_tokens_field = match max_tokens_field {
+                    config::MaxTokensField::MaxTokens => openai::MaxTokensField::MaxTokens,
+                    config::MaxTokensField::MaxCompletionTokens => openai::MaxTokensField::MaxCompletionTokens,
+                };
+                let options = OpenAiOptions { base_url: base_url.clone(), api_key: key(api_key)?, max_tokens_field };
+                Arc::new(OpenAi::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?)
+            }
+            ProviderKind::Anthropic { base_url, api_key } => {
+                let options = AnthropicOptions { base_url: base_url.clone(), api_key: key(api_key)? };
+                Arc::new(Anthropic::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?)
+            }
+            ProviderKind::Simulated(simulated) => {
+                Arc::new(Simulated::new(simulation(simulated), Arc::clone(clock)))
+            }
+        };
+        Ok((provider.id.clone(), adapter))
+    };
+    config.providers.iter().map(made).collect()
+}
+
+fn simulation(simulated: &config::Simulated) -> SimulatedOptions {
+    let timeless = simulated.latency_ms <= 0.0 && simulated.ms_per_token <= 0.0;
+    let latency = SimulatedLatency {
+        base_ms: simulated.latency_ms,
+        per_output_token_ms: simulated.ms_per_token,
+        sigma: simulated.sigma,
+        stall_share: simulated.stall_share,
+    };
+    SimulatedOptions {
+        seed: simulated.seed,
+        latency: (!timeless).then_some(latency),
+        failures: SimulatedFailures {
+            rate_limited: simulated.rate_limited,
+            server_error: simulated.server_error,
+            timeout: simulated.timeout,
+            dropped: simulated.dropped,
+            no_usage: simulated.no_usage,
+            ..SimulatedFailures::default()
+        },
+        output_tokens_median: f64::from(simulated.output_tokens),
+        ..SimulatedOptions::default()
+    }
+}
+
+fn provider_specs(config: &Config) -> Vec<ProviderSpec> {
+    let spec = |provider: &config::ProviderConfig| ProviderSpec {
+        id: provider.id.clone(),
+        limits: Limits {
+            requests_per_minute: provider.requests_per_minute,
+            tokens_per_minute: provider.tokens_per_minute,
+        },
+        max_concurrent: provider.max_concurrent.get(),
+        timeout: provider.timeout,
+    };
+    config.providers.iter().map(spec).collect()
+}
+
+fn rules(config: &Config, retry_failed: bool) -> Rules {
+    let terms = |settings: &config::TaskSettings| TaskTerms {
+        rules: TaskRules {
+            min_tier: settings.min_tier,
+            max_output_tokens: settings.max_output_tokens,
+            models: settings.models.clone(),
+        },
+        deadline: settings.deadline.map(Deadline::Within),
+        attempts_max: settings.max_attempts,
+    };
+    let unbilled = |provider: &config::ProviderConfig| (provider.id.clone(), provider.unbilled_errors.clone());
+    Rules {
+        tasks: config.tasks.iter().map(|task| (task.id.clone(), terms(&task.settings))).collect(),
+        defaults: terms(&config.defaults.settings),
+        unbilled_errors: config.providers.iter().map(unbilled).collect(),
+        retry_failed,
+        default_project: config.defaults.budget.and_then(|_| config.project_seed(&ProjectId::from(""))),
+    }
+}
+
+/// What a job may name: what is configured, and the projects that the store has besides.
+async fn intake(config: &Config, directory: &dyn Directory, project: Option<&ProjectId>) -> Result<Known, Failed> {
+    let mut known = config::jobs_known(config);
+    let stored = directory.projects().await?;
+    if let Some(projects) = &mut known.projects {
+        projects.extend(stored.into_iter().map(|project| project.id));
+        if let Some(project) = project.filter(|project| !projects.contains(*project)) {
+            let names: Vec<_> = projects.iter().map(ProjectId::as_str).collect();
+            return Err(Failed::usage(format!("--project {project}: not known; there are {}", names.join(", "))));
+        }
+    }
+    known.default_project = project.cloned().or(known.default_project);
+    Ok(known)
+}
+
+/// Host and process, for people who look at the store.
+fn session_label() -> String {
+    format!("run, process {}", std::process::id())
+}
+
+/// Returns when a person (or the service manager) asks the process to end.
+async fn interrupt() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Without a handler the signal ends the process by itself.
+        return drop(tokio::signal::ctrl_c().await);
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The person at the keyboard, for the event log.
+#[must_use]
+pub fn user_name() -> String {
+    config::env::process("USER").unwrap_or_else(|| "unknown".to_owned())
 }

@@ -13,8 +13,10 @@
 //! - [`cli`]: what a person types.
 
 pub mod adapters;
-pub mod engine;
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod engine;
 pub mod policy;
 pub mod ports;
 pub mod types;

@@ -14,11 +14,13 @@ use crate::app::Failed;
 
 mod budget;
 mod config;
+mod dry_run;
 mod explain;
 mod ledger;
 mod migrate;
 mod models;
 mod output;
+mod panel;
 mod project;
 mod results;
 mod run;

@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::policy::route::TaskRules;
+use crate::ports::directory::ProjectSeed;
 use crate::ports::{Clock, Directory, Ledger, Observer, Provider, StoreError};
 use crate::types::job::Deadline;
 use crate::types::ledger::{CapReached, Project};
@@ -25,7 +26,7 @@ pub struct TaskTerms {
     /// For jobs that name no deadline.
     pub deadline: Option<Deadline>,
     /// For jobs that name no number of attempts.
-    pub attempts_max: Option<u32>,
+    pub attempts_max: u32,
 }
 
 /// Configuration that the engine carries out.
@@ -35,12 +36,12 @@ pub struct Rules {
     pub tasks: HashMap<TaskId, TaskTerms>,
     /// Terms of every other task.
     pub defaults: TaskTerms,
-    /// Calls per job where neither job nor task says.
-    pub attempts_max: u32,
     /// Statuses that a provider does not bill, by provider.
     pub unbilled_errors: HashMap<ProviderId, Vec<u16>>,
     /// Give jobs that ended without being done another go.
     pub retry_failed: bool,
+    /// How to create a project that nobody listed; its id is the job's. `None` refuses such jobs.
+    pub default_project: Option<ProjectSeed>,
 }
 
 /// What the composition root hands over.
@@ -137,6 +138,14 @@ impl Engine {
 
     pub(super) fn project(&self, id: &ProjectId) -> Option<Project> {
         lock(&self.projects).get(id).cloned()
+    }
+
+    /// Creates a project by the configured default, if there is one.
+    pub(super) async fn create_project(&self, id: &ProjectId) -> Result<Option<Project>, StoreError> {
+        let Some(seed) = &self.parts.rules.default_project else { return Ok(None) };
+        self.parts.directory.seed_projects(&[ProjectSeed { id: id.clone(), ..seed.clone() }]).await?;
+        self.refresh().await?;
+        Ok(self.project(id))
     }
 
     /// Whether anything bounds what this project's jobs cost: its own cap, or the account's.

@@ -17,10 +17,10 @@ use super::waiting::Turn;
 use crate::policy::route::{Ask, Choice, choose};
 use crate::policy::verdict::{DEATHS_MAX, Ended, Verdict, bill, judge};
 use crate::ports::provider::{Answer, Call, CallFailure, Reply};
-use crate::ports::queue::{Delivery, Fate, Malformed, Payload};
+use crate::ports::queue::{Delivery, Fate, Malformed, Payload, Place};
 use crate::ports::{Happened, StoreError};
 use crate::types::ledger::{
-    Begin, BeginRequest, CapReached, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked,
+    Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked,
 };
 use crate::types::outcome::AttemptEnd;
 use crate::types::{
@@ -47,6 +47,7 @@ type Stepped = Result<Step, StoreError>;
 
 /// Works on one delivery until its outcome is durable, and says what to tell the queue.
 pub async fn process(engine: &Engine, delivery: Delivery) -> Fate {
+    let place = delivery.place.as_ref();
     let outcome = match delivery.payload {
         Payload::Malformed(malformed) => refuse_line(engine, malformed).await,
         Payload::Job(job) => match engine.claim(&job.key, job.body_hash) {
@@ -54,9 +55,9 @@ pub async fn process(engine: &Engine, delivery: Delivery) -> Fate {
                 engine.hear(&Happened::JobRepeated(&job.key));
                 return Fate::Settled;
             }
-            Claim::Conflict => refuse_conflict(engine, &job).await,
+            Claim::Conflict => refuse_conflict(engine, &job, place).await,
             Claim::Ours => {
-                let outcome = catch_panic(work_on(engine, &job, delivery.redelivered)).await;
+                let outcome = catch_panic(work_on(engine, &job, place, delivery.redelivered)).await;
                 engine.release(&job.key);
                 match outcome {
                     Ok(outcome) => outcome,
@@ -74,7 +75,12 @@ pub async fn process(engine: &Engine, delivery: Delivery) -> Fate {
     }
 }
 
-async fn work_on(engine: &Engine, job: &Arc<Job>, redelivered: bool) -> Result<Fate, StoreError> {
+async fn work_on(
+    engine: &Engine,
+    job: &Arc<Job>,
+    place: Option<&Place>,
+    redelivered: bool,
+) -> Result<Fate, StoreError> {
     let mut accepted_at = engine.now().wall;
     let mut past = Vec::new();
     if redelivered {
@@ -82,7 +88,7 @@ async fn work_on(engine: &Engine, job: &Arc<Job>, redelivered: bool) -> Result<F
             engine.parts.ledger.lookup(&job.key, job.body_hash, engine.parts.rules.retry_failed).await?;
         if let Some(known) = known {
             if !known.same_body {
-                return refuse_conflict(engine, job).await;
+                return refuse_conflict(engine, job, place).await;
             }
             if let Some(status) = known.finished {
                 engine.hear(&Happened::JobKnown(&job.key, status));
@@ -93,7 +99,7 @@ async fn work_on(engine: &Engine, job: &Arc<Job>, redelivered: bool) -> Result<F
     }
     let deadline = job.terms.deadline.or(engine.terms(&job.task).deadline);
     let deadline = deadline.map(|deadline| deadline.resolve(accepted_at));
-    let mut record = Record::new(Arc::clone(job), accepted_at, deadline);
+    let mut record = Record::new(Arc::clone(job), place.cloned(), accepted_at, deadline);
     record.recall(past);
     if record.tally.deaths >= DEATHS_MAX {
         let message = format!("{} workers died while they worked on it", record.tally.deaths);
@@ -124,8 +130,12 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
         engine.pause_until(now.mono_at(not_before)).await;
         return Ok(Step::Again);
     }
-    let Some(project) = engine.project(&job.key.project) else {
-        return refuse_project(engine, record).await;
+    let project = match engine.project(&job.key.project) {
+        Some(project) => project,
+        None => match engine.create_project(&job.key.project).await? {
+            Some(project) => project,
+            None => return refuse_project(engine, record).await,
+        },
     };
     if let Some(reason) = project.stopped.clone() {
         return park(engine, record, ParkReason::Stopped { reason }, None).await;
@@ -158,7 +168,10 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
             let failure = Failure::lasting(ErrorCode::Deadline, "no model would answer before its deadline");
             return end(engine, record, Status::Expired, failure).await;
         }
-        Choice::Impossible(failure, _) => return fail(engine, record, failure).await.map(Step::Over),
+        Choice::Impossible(failure, _) => {
+            let failure = Failure { message: at(record.place(), &failure.message), ..failure };
+            return fail(engine, record, failure).await.map(Step::Over);
+        }
     };
     if let Some(cap) = engine.cap_reached(&job.key.project, route.hold, now.mono) {
         return over_cap(engine, record, project.on_cap, ParkReason::Cap(cap), &route).await;
@@ -233,7 +246,7 @@ async fn call(
             engine.parts.fleet.set_quarantined(&route.offer.id, true);
             Ok(Step::Again)
         }
-        Begin::Conflict => refuse_conflict(engine, &job).await.map(Step::Over),
+        Begin::Conflict => refuse_conflict(engine, &job, record.place()).await.map(Step::Over),
         Begin::UnknownProject => refuse_project(engine, record).await,
         Begin::Fenced => Err(StoreError::unavailable(
             "this run's session was ended by another one; its calls count as presumed. Run again to go on",
@@ -434,12 +447,12 @@ async fn refuse_line(engine: &Engine, line: Malformed) -> Result<Fate, StoreErro
         terms: crate::types::job::Terms::default(),
         metadata: None,
     };
-    let record = Record::new(Arc::new(nothing), now.wall, None);
+    let record = Record::new(Arc::new(nothing), None, now.wall, None);
     finish(engine, None, record.ended(Status::Failed, Some(line.failure), now)).await
 }
 
 /// Two jobs with one id: the first keeps it, the second fails under an id made from its content.
-async fn refuse_conflict(engine: &Engine, job: &Arc<Job>) -> Result<Fate, StoreError> {
+async fn refuse_conflict(engine: &Engine, job: &Arc<Job>, place: Option<&Place>) -> Result<Fate, StoreError> {
     let hash: String = job.body_hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let message = format!(
         "id: another job of project {} has the id {:?} with another body",
@@ -447,7 +460,7 @@ async fn refuse_conflict(engine: &Engine, job: &Arc<Job>) -> Result<Fate, StoreE
         job.key.id.as_str()
     );
     let key = JobKey { project: job.key.project.clone(), id: JobId::from(format!("{}~{hash}", job.key.id)) };
-    let failure = Failure::lasting(ErrorCode::InvalidJob, message);
+    let failure = Failure::lasting(ErrorCode::InvalidJob, at(place, &message));
     refuse_line(engine, Malformed { key, task: job.task.clone(), failure }).await
 }
 
@@ -523,7 +536,7 @@ async fn wait_for_room(engine: &Engine, job: &Job, turn: &mut Option<Turn>) {
 async fn after_panic(engine: &Engine, job: &Arc<Job>, panic: &str) -> Result<Fate, StoreError> {
     tracing::error!(job = %job.key, panic, "the worker panicked over a job");
     let now = engine.now();
-    let record = Record::new(Arc::clone(job), now.wall, None);
+    let record = Record::new(Arc::clone(job), None, now.wall, None);
     let failure = Failure::lasting(ErrorCode::Poison, "the worker panicked over this job");
     finish(engine, Some((Arc::clone(job), now.wall)), record.ended(Status::Failed, Some(failure), now)).await
 }
@@ -549,8 +562,7 @@ impl Engine {
     }
 
     fn attempts_max(&self, job: &Job) -> u32 {
-        let of_task = self.terms(&job.task).attempts_max;
-        job.terms.max_attempts.or(of_task).unwrap_or(self.parts.rules.attempts_max).max(1)
+        job.terms.max_attempts.unwrap_or(self.terms(&job.task).attempts_max).max(1)
     }
 
     /// Sleeps, but not past the end of the run.
@@ -570,11 +582,7 @@ impl Engine {
     }
 }
 
-/// A cap as it is told to people.
-#[must_use]
-pub fn cap_sentence(cap: &CapReached) -> String {
-    match cap.resets_at {
-        Some(at) => format!("the {} cap is reached; it starts anew at {at}", cap.window.as_str()),
-        None => format!("the {} cap is reached; raise it to go on", cap.window.as_str()),
-    }
+/// A message about a job's own text, led by where that stands.
+fn at(place: Option<&Place>, message: &str) -> String {
+    place.map_or_else(|| message.to_owned(), |place| format!("{place}: {message}"))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::policy::verdict::Tally;
 use crate::ports::provider::Answer;
+use crate::ports::queue::Place;
 use crate::types::ledger::{HoldState, PastAttempt};
 use crate::types::outcome::{Answered, AttemptSummary, Timing};
 use crate::types::{
@@ -14,6 +15,7 @@ use crate::types::{
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) job: Arc<Job>,
+    place: Option<Place>,
     pub(super) accepted_at: Wall,
     pub(super) deadline: Option<Wall>,
     pub(super) tally: Tally,
@@ -26,9 +28,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(job: Arc<Job>, accepted_at: Wall, deadline: Option<Wall>) -> Self {
+    pub(super) fn new(job: Arc<Job>, place: Option<Place>, accepted_at: Wall, deadline: Option<Wall>) -> Self {
         Self {
             job,
+            place,
             accepted_at,
             deadline,
             tally: Tally::default(),
@@ -52,6 +55,11 @@ impl Record {
             *sum += attempt.summary.cost_usd;
             self.attempts.push(attempt.summary);
         }
+    }
+
+    /// Where the job's text stands, where that can be said.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// What the job's calls have cost or may have cost.

@@ -5,15 +5,15 @@
 
 pub mod admission;
 pub mod backoff;
+pub mod book;
 pub mod breaker;
 pub mod budget;
+pub(crate) mod explain;
+pub mod gate;
+pub mod intake;
 pub mod latency;
+pub mod nearest;
 pub mod price;
 pub mod route;
-pub mod verdict;
-pub(crate) mod explain;
-pub mod intake;
-pub mod nearest;
-pub mod book;
-pub mod gate;
 pub mod text;
+pub mod verdict;

@@ -43,8 +43,9 @@ pub fn bill(ended: &Ended<'_>, prices: Option<&Prices>, unbilled_errors: &[u16])
         O::NotSent => Bill::Nothing,
         O::RateLimited | O::Quota | O::Unauthorized | O::BadRequest | O::ContextLength | O::ModelNotFound => {
             // A status line alone can be a proxy's; the provider's own error is the proof. A 429 is
-            // proof by itself: whoever sent it did not pass the request on.
-            let proof = ended.from_provider || ended.status == Some(429);
+            // proof by itself: whoever sent it did not pass the request on. Without any status the
+            // adapter refused before it sent a byte.
+            let proof = ended.from_provider || matches!(ended.status, None | Some(429));
             if proof { Bill::Nothing } else { Bill::Unknown }
         }
         O::ProviderError => {
@@ -171,6 +172,7 @@ mod tests {
     #[case(O::Unauthorized, Some(401), true, &[], Bill::Nothing)]
     #[case(O::BadRequest, Some(422), true, &[], Bill::Nothing)]
     #[case(O::BadRequest, Some(400), false, &[], Bill::Unknown)]
+    #[case(O::BadRequest, None, false, &[], Bill::Nothing)]
     #[case(O::ModelNotFound, Some(404), true, &[], Bill::Nothing)]
     #[case(O::ProviderError, Some(500), true, OFFICIAL, Bill::Nothing)]
     #[case(O::ProviderError, Some(529), true, OFFICIAL, Bill::Nothing)]

@@ -1,0 +1,239 @@
+//! `outlay run`: jobs from files to the end, results and spend in a store, no service needed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::sink::{self, Output};
+use super::{ConfigOptions, Failed, catalogue, load_config, provider_set, provider_specs, rules};
+use crate::adapters::clock::SystemClock;
+use crate::adapters::file_queue::FileQueue;
+use crate::adapters::results_file::ResultsFile;
+use crate::adapters::sqlite::Mode;
+use crate::engine::fleet::Fleet;
+use crate::engine::{Engine, EngineParts, Tasks, consumer, janitor};
+use crate::ports::ledger::{Opened, SessionSpec};
+use crate::ports::{Clock, Directory, Happened, Ledger, Observer, Queue, Reports};
+use crate::types::catalogue::Offer;
+use crate::types::ledger::Project;
+use crate::types::{NanoUsd, ProjectId};
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct RunSpec {
+    /// Configuration and store.
+    pub options: ConfigOptions,
+    /// Job files; `-` is standard input.
+    pub files: Vec<PathBuf>,
+    /// Where results go besides the store.
+    pub output: Output,
+    /// The project of lines that name none.
+    pub project: Option<ProjectId>,
+    /// A cap over what this run spends.
+    pub max_cost: Option<NanoUsd>,
+    /// Give jobs that ended without being done another go.
+    pub retry_failed: bool,
+}
+
+/// What the panel is told before the first job.
+#[derive(Debug, Clone)]
+pub struct RunInfo {
+    /// Jobs in the files, where that can be counted.
+    pub jobs: Option<u64>,
+    /// The catalogue.
+    pub offers: Vec<Arc<Offer>>,
+    /// Every provider is the built-in simulation.
+    pub simulated: bool,
+    /// What the session found.
+    pub opened: Opened,
+    /// Bytes of a torn last line cut off the results file.
+    pub repaired_bytes: u64,
+    /// Configuration that has no effect yet, and other things worth saying.
+    pub warnings: Vec<String>,
+}
+
+/// Watches a run: news as they happen, and how much money is left from time to time.
+pub trait Panel: Observer {
+    /// The run begins.
+    fn begin(&self, info: &RunInfo);
+    /// The smallest room left under any cap that was used, `None` without one.
+    fn tick(&self, room: Option<NanoUsd>);
+    /// A first interrupt was heard: calls under way are waited for.
+    fn interrupted(&self);
+}
+
+/// How a run ended, besides what the panel counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnd {
+    /// A person stopped it.
+    pub interrupted: bool,
+    /// The store or the results file gave out.
+    pub failed: Option<Failed>,
+    /// The projects as they stand.
+    pub projects: Vec<Project>,
+}
+
+/// How often the panel hears what is left.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Runs all jobs of the files.
+///
+/// # Errors
+/// When the run could not begin. What goes wrong later is in the answer.
+pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed> {
+    let config = load_config(&spec.options)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let out = match &spec.output {
+        Output::File(path) => Some(Ok(ResultsFile::open(path).map_err(|error| Failed::usage(error.0))?)),
+        Output::Stdout => Some(Err(std::io::stdout())),
+        Output::None => None,
+    };
+    let repaired_bytes = out.as_ref().and_then(|out| out.as_ref().ok()).map_or(0, |file| file.repaired_bytes);
+    let store = Arc::new(super::open_store(&config, Mode::Create, &clock).await?);
+    let session = SessionSpec { run_cap: spec.max_cost, label: super::session_label() };
+    let (ledger, writer, opened) = store.session(&session).await?;
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let directory: Arc<dyn Directory> = Arc::clone(&store) as _;
+    let reports: Arc<dyn Reports> = Arc::clone(&store) as _;
+
+    let tasks = Tasks::new();
+    let writer = tasks.spawn_service(writer.run());
+    directory.seed_projects(&config.projects).await?;
+    let offers = catalogue(&config, &*directory).await?;
+    let providers = provider_set(&config, &clock)?;
+    let known = super::intake(&config, &*directory, spec.project.as_ref()).await?;
+    let redelivered = opened.resumed || spec.retry_failed;
+    let queue = FileQueue::open(spec.files.clone(), Arc::new(known), redelivered)
+        .map_err(|error| Failed::usage(error.0))?;
+
+    let info = RunInfo {
+        jobs: queue.total_hint(),
+        simulated: offers.iter().all(|offer| offer.simulated),
+        offers: offers.clone(),
+        opened,
+        repaired_bytes,
+        warnings: config.warnings.clone(),
+    };
+    panel.begin(&info);
+    let (sink, sink_task) = match out.map(sink::sink) {
+        Some((sink, sink_writer)) => {
+            let reports = Arc::clone(&reports);
+            let tasks_to_stop = tasks.clone();
+            let task = tasks.spawn_service(async move {
+                let outcome = sink_writer.run(reports).await;
+                if outcome.is_err() {
+                    tasks_to_stop.stop();
+                }
+                outcome
+            });
+            (Some(sink), Some(task))
+        }
+        None => (None, None),
+    };
+    let observer: Arc<dyn Observer> = Arc::new(Both { panel: Arc::clone(&panel), sink });
+    let fleet = Fleet::new(Arc::clone(&clock), &provider_specs(&config), offers);
+    let engine = Arc::new(Engine::new(EngineParts {
+        clock: Arc::clone(&clock),
+        ledger: Arc::clone(&ledger),
+        directory: Arc::clone(&directory),
+        providers,
+        fleet,
+        rules: rules(&config, spec.retry_failed),
+        observer,
+        tasks: tasks.clone(),
+    }));
+    engine.refresh().await?;
+    let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), reports));
+    let ticker = tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let interrupts = tasks.spawn_service(watch_interrupts(tasks.clone(), Arc::clone(&panel), Arc::clone(&interrupted)));
+
+    let queue: Arc<dyn Queue> = Arc::new(queue);
+    let work = work(&engine, &queue, &tasks, config.worker.max_in_flight.get(), config.worker.drain_timeout);
+    let mut failed = tokio::select! {
+        outcome = work => outcome.err(),
+        // The second interrupt: leave at once. What is held is presumed by the next run.
+        _ = interrupts => return Ok(RunEnd { interrupted: true, failed: None, projects: Vec::new() }),
+    };
+    tasks.stop();
+    // Chores end with the run; a panic in one has been logged and must not hide the outcome.
+    drop((janitor.await, ticker.await));
+    failed = failed.or(engine.fatal().map(Failed::from));
+    if let Err(error) = ledger.close().await {
+        failed.get_or_insert(error.into());
+    }
+    let projects = directory.projects().await.unwrap_or_default();
+    drop((engine, ledger));
+    if let Some(task) = sink_task {
+        match task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => drop(failed.insert(Failed::unreachable(message))),
+            Err(error) => drop(failed.get_or_insert(Failed::unreachable(error.to_string()))),
+        }
+    }
+    drop(writer.await);
+    Ok(RunEnd { interrupted: interrupted.load(Ordering::Relaxed), failed, projects })
+}
+
+/// Takes jobs until there are no more, then waits for those under way.
+async fn work(
+    engine: &Arc<Engine>,
+    queue: &Arc<dyn Queue>,
+    tasks: &Tasks,
+    slots: usize,
+    drain_timeout: Duration,
+) -> Result<(), Failed> {
+    let consumed = consumer::consume(engine, queue, slots).await;
+    tokio::select! {
+        _ = tasks.drain(Duration::MAX) => {}
+        () = async {
+            tasks.stopping().await;
+            tasks.drain(drain_timeout).await;
+        } => {}
+    }
+    consumed.map_err(|error| Failed::usage(error.0))
+}
+
+/// The first interrupt asks the run to end; this returns at the second.
+async fn watch_interrupts(tasks: Tasks, panel: Arc<dyn Panel>, interrupted: Arc<AtomicBool>) {
+    super::interrupt().await;
+    interrupted.store(true, Ordering::Relaxed);
+    panel.interrupted();
+    tasks.stop();
+    super::interrupt().await;
+}
+
+async fn tick(panel: Arc<dyn Panel>, directory: Arc<dyn Directory>, clock: Arc<dyn Clock>, tasks: Tasks) {
+    while !tasks.is_stopping() {
+        let mut room: Option<NanoUsd> = None;
+        for project in directory.projects().await.unwrap_or_default() {
+            for window in directory.windows(&project.id).await.unwrap_or_default() {
+                if window.cap.is_some() {
+                    room = Some(room.map_or(window.firm(), |least| least.min(window.firm())));
+                }
+            }
+        }
+        panel.tick(room);
+        tokio::select! {
+            () = clock.sleep_until(clock.now().mono + TICK) => {}
+            () = tasks.stopping() => {}
+        }
+    }
+    panel.tick(None);
+}
+
+/// Tells the panel and the results file.
+struct Both {
+    panel: Arc<dyn Panel>,
+    sink: Option<sink::Sink>,
+}
+
+impl Observer for Both {
+    fn hear(&self, happened: &Happened<'_>) {
+        self.panel.hear(happened);
+        if let Some(sink) = &self.sink {
+            sink.hear(happened);
+        }
+    }
+}
