@@ -1,0 +1,131 @@
+//! What `explain` prints, for jobs made up here.
+
+use super::*;
+use crate::ports::reports::ParkedRow;
+use crate::types::ledger::CapReached;
+use crate::types::route::{Lost, Reason};
+use crate::types::{AttemptId, AttemptOutcome, JobKey, Usage};
+
+fn offer(model: &str, cost: Option<i64>, lost: Option<Lost>) -> Considered {
+    Considered {
+        model: model.into(),
+        provider: "sim".into(),
+        cost: cost.map(NanoUsd),
+        worst: cost.map(|cost| NanoUsd(cost * 10)),
+        wait_ms: cost.map(|_| 0),
+        finish_ms: cost.map(|_| 900),
+        lost,
+    }
+}
+
+fn attempt(state: HoldState, counted: i64) -> AttemptRow {
+    let explanation = Explanation {
+        reason: Reason::CheapestInTime,
+        offers: vec![
+            offer("small-a", Some(400_000), None),
+            offer("large-c", Some(9_000_000), Some(Lost::Dearer)),
+            offer("tiny-b", None, Some(Lost::ContextTooSmall { needed: 900, has: 512 })),
+        ],
+    };
+    AttemptRow {
+        attempt: AttemptId(uuid::Uuid::nil()),
+        job: JobKey { project: "inbox".into(), id: "mail-1".into() },
+        generation: 1,
+        n: 1,
+        provider: "sim".into(),
+        model: "small-a".into(),
+        price_version: 1,
+        state,
+        hold_usd: NanoUsd(4_000_000),
+        counted_usd: NanoUsd(counted),
+        outcome: Some(AttemptOutcome::Ok),
+        usage: Some(Usage { input_tokens: 812, output_tokens: 96, ..Usage::default() }),
+        model_served: Some("small-a-2026-05".into()),
+        begun_at: Wall(0),
+        ended_at: Some(Wall(810_000)),
+        provider_ms: Some(810),
+        detail: Some("fine\u{1b}[31m".into()),
+        explanation: serde_json::to_string(&explanation).unwrap(),
+    }
+}
+
+fn job(attempts: Vec<AttemptRow>, parked: Option<ParkReason>) -> JobHistory {
+    let key = JobKey { project: "inbox".into(), id: "mail-1".into() };
+    let task = TaskId::from("email.parse");
+    JobHistory {
+        parked: parked.map(|reason| ParkedRow {
+            job: key.clone(),
+            task: task.clone(),
+            reason,
+            since: Wall(0),
+        }),
+        key,
+        task,
+        generation: 1,
+        accepted_at: Wall(0),
+        result: None,
+        attempts,
+    }
+}
+
+#[test]
+fn a_call_tells_why_this_one_why_not_the_others_and_the_money() {
+    let text = text(&job(vec![attempt(HoldState::Settled, 431_000)], None), &TimeZone::UTC);
+    let expected = "\
+inbox/mail-1  open
+  task email.parse, accepted 1970-01-01 00:00:00 UTC
+
+  call 1: small-a at sim, begun 1970-01-01 00:00:00 UTC
+    chosen: cheapest that meets the deadline ($0.0004 expected, at most $0.004; answer in 900 ms)
+    outcome: ok after 810 ms, 812 tokens in, 96 out, answered as small-a-2026-05
+    detail: fine [31m
+    money: settled: cost $0.000431 of a hold of $0.004 (10 %)
+    not large-c at sim: dearer ($0.009 expected, at most $0.09; answer in 900 ms)
+    not tiny-b at sim: needs 900 tokens of context, has 512";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn each_state_of_money_has_its_sentence() {
+    assert!(money(&attempt(HoldState::Held, 0)).contains("held while the call runs"));
+    assert!(money(&attempt(HoldState::Void, 0)).contains("given back"));
+    assert!(money(&attempt(HoldState::Presumed, 4_000_000)).contains("presumed settle 00000000"));
+    assert!(money(&attempt(HoldState::Settled, 5_000_000)).contains("$0.001 ABOVE"));
+}
+
+#[test]
+fn a_parked_job_tells_reason_until_and_what_to_do() {
+    let cap = CapReached { window: WindowKind::Day, resets_at: Some(Wall(1)), firm: NanoUsd::ZERO };
+    let parked = job(Vec::new(), Some(ParkReason::Cap(cap)));
+    let text = text(&parked, &TimeZone::UTC);
+    for part in [
+        "inbox/mail-1  parked",
+        "parked: the day cap is reached",
+        "until 1970-01-01 00:00:00 UTC at the earliest",
+        "`outlay budget set inbox --day USD`",
+        "no call was made",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let stopped = ParkReason::Stopped { reason: "tea".into() };
+    assert!(advice(&"inbox".into(), &stopped).contains("outlay project resume inbox"));
+}
+
+#[test]
+fn a_run_cap_is_not_the_projects() {
+    let cap = CapReached { window: WindowKind::Run, resets_at: None, firm: NanoUsd::ZERO };
+    assert!(advice(&"inbox".into(), &ParkReason::Cap(cap)).contains("--max-cost"));
+}
+
+#[test]
+fn json_has_the_decision_and_survives_one_that_cannot_be_read() {
+    let mut broken = attempt(HoldState::Held, 0);
+    broken.explanation = "no json".into();
+    let job = job(vec![attempt(HoldState::Settled, 431_000), broken], None);
+    let json = serde_json::to_value(view(&job)).unwrap();
+    assert_eq!(json["state"], "in_flight");
+    assert_eq!(json["attempts"][0]["counted_usd"], "0.000431");
+    assert_eq!(json["attempts"][0]["explanation"]["offers"][1]["lost"]["why"], "dearer");
+    assert_eq!(json["attempts"][1]["explanation"], "no json");
+    assert!(text(&job, &TimeZone::UTC).contains("cannot be read"));
+}
