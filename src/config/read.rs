@@ -233,7 +233,8 @@ fn key_path(table: &DeTable<'_>, at: usize) -> Vec<String> {
 
 /// What is wrong with the key at `path`, in our words.
 fn sentence(path: &str, message: &str) -> String {
-    if path.ends_with("api_key") || path.ends_with("key") && message.starts_with("unknown field") {
+    // The usual reason for such a key is a secret in the wrong place.
+    if message.starts_with("unknown field") && path.ends_with("key") {
         return format!("{path}: a key never stands in this file; name its variable with api_key_env");
     }
     phrase(path, message)

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use rstest::rstest;
 use secrecy::ExposeSecret;
 
@@ -395,4 +396,17 @@ fn a_file_is_found_by_name_and_a_missing_one_is_named() {
     let config = Config::load(Some(&path)).unwrap_or_else(|error| panic!("{error}"));
     let key = config.providers[0].kind.api_key().expect("a key");
     assert!(key.is_ready(), "a key file is looked for beside the configuration");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_file_is_read_or_refused_with_its_line(at in 0..FULL.len(), byte in b' '..=b'~') {
+        let mut text = FULL.as_bytes().to_vec();
+        text[at] = byte;
+        if let Err(error) = parse(&String::from_utf8(text).expect("ASCII")) {
+            prop_assert!(error.0.iter().all(|line| line.starts_with("outlay.toml:")), "{}", error);
+        }
+    }
 }
