@@ -338,10 +338,11 @@ impl Config {
         Ok(())
     }
 
-    /// Whether every answer comes from a simulated provider.
+    /// Whether there are providers and every one of them is simulated.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.providers.iter().all(|provider| matches!(provider.kind, ProviderKind::Simulated(_)))
+        let is_simulated = |provider: &ProviderConfig| matches!(provider.kind, ProviderKind::Simulated(_));
+        !self.providers.is_empty() && self.providers.iter().all(is_simulated)
     }
 
     /// A provider by its name.

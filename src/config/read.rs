@@ -1,7 +1,5 @@
 //! TOML text to raw tables, table by table, so that one wrong key hides no other.
 
-use std::fmt::Write as _;
-
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -117,7 +115,7 @@ pub(super) fn read(file: &str, text: &str) -> (Document, Problems) {
     // What is left of a file with a syntax error would be reported for what it lacks.
     if errors.is_empty() {
         for (key, value) in root.into_inner() {
-            reader.section(&mut document, &key.get_ref().clone().into_owned(), key.span().start, value);
+            reader.section(&mut document, key.get_ref(), key.span().start, value);
         }
     }
     for (place, label) in [
@@ -193,8 +191,7 @@ impl Reader<'_> {
             return Item { value: T::default(), place };
         };
         if let Some(id) = table.get("id").and_then(|id| id.get_ref().as_str()) {
-            // Writing to a string cannot fail.
-            let _: Result<(), std::fmt::Error> = write!(place.label, " \"{id}\"");
+            place.label = format!("[{name}] \"{id}\"");
         }
         place.key_lines =
             table.iter().map(|(key, _)| (key.get_ref().to_string(), self.line(key.span().start))).collect();
@@ -236,7 +233,8 @@ fn key_path(table: &DeTable<'_>, at: usize) -> Vec<String> {
 
 /// What is wrong with the key at `path`, in our words.
 fn sentence(path: &str, message: &str) -> String {
-    if path.ends_with("api_key") || path.ends_with("key") && message.starts_with("unknown field") {
+    // The usual reason for such a key is a secret in the wrong place.
+    if message.starts_with("unknown field") && path.ends_with("key") {
         return format!("{path}: a key never stands in this file; name its variable with api_key_env");
     }
     phrase(path, message)

@@ -2,7 +2,7 @@
 //!
 //! A thread of its own reads and parses, and waits while its small channel is full. It is no task
 //! of the runtime's, because a read from a terminal cannot be cancelled and would keep the process
-//! from ending. What has to be kept for all of a run is eight bytes a line *without an id*, to number
+//! from ending. What has to be kept for all of a run is some sixteen bytes a line *without an id*, to number
 //! repeated content.
 
 mod lines;
