@@ -108,24 +108,25 @@ struct Candidate<'a> {
 #[must_use]
 pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let mut candidates = Vec::with_capacity(views.len());
-    let mut losers = Vec::new();
+    let mut losers = Vec::with_capacity(views.len());
     for view in views {
         match judge(ask, view) {
             Ok(candidate) => candidates.push(candidate),
-            Err(lost) => losers.push(considered_loser(view, lost)),
+            Err(lost) => losers.push((view, lost)),
         }
     }
-    losers.sort_by(|a, b| a.model.cmp(&b.model));
+    losers.sort_unstable_by(|(a, _), (b, _)| a.offer.id.cmp(&b.offer.id));
+    let Some(fastest) = candidates.iter().map(|c| c.finish).min() else {
+        return nothing_eligible(ask, &losers);
+    };
     let time_left = ask.deadline.map(|deadline| deadline.saturating_since(ask.now.wall));
     let in_time = |c: &Candidate<'_>| time_left.is_none_or(|left| c.finish <= left);
-    let any_in_time = candidates.iter().any(in_time);
-    if candidates.is_empty() {
-        return nothing_eligible(ask, views, losers);
-    }
+    let any_in_time = time_left.is_none_or(|left| fastest <= left);
+    // Names make the order total, so an unstable sort has just one outcome.
     if any_in_time {
-        candidates.sort_by_key(|c| (!in_time(c), c.expected_cost, c.finish, c.view.offer.id.clone()));
+        candidates.sort_unstable_by_key(|c| (!in_time(c), c.rank_by_cost(), c.finish, c.name()));
     } else {
-        candidates.sort_by_key(|c| (c.finish, c.expected_cost, c.view.offer.id.clone()));
+        candidates.sort_unstable_by_key(|c| (c.finish, c.rank_by_cost(), c.name()));
     }
     let reason = match (candidates.len(), any_in_time, time_left) {
         (_, false, _) => Reason::FastestAllLate,
@@ -138,18 +139,20 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let why_lost = |c: &Candidate<'_>| {
         if nobody || (any_in_time && !in_time(c)) {
             Lost::TooLate
-        } else if any_in_time && c.expected_cost > best.expected_cost {
+        } else if !any_in_time && c.finish > best.finish {
+            Lost::Slower
+        } else if c.price_unknown() && !best.price_unknown() {
+            Lost::PriceUnknown
+        } else if c.expected_cost > best.expected_cost {
             Lost::Dearer
         } else {
             Lost::Slower
         }
     };
-    let offers = candidates
-        .iter()
-        .enumerate()
-        .map(|(rank, c)| considered(c, (rank > 0 || nobody).then(|| why_lost(c))))
-        .chain(losers)
-        .collect();
+    let mut offers = Vec::with_capacity(views.len());
+    let ranked = candidates.iter().enumerate();
+    offers.extend(ranked.map(|(rank, c)| considered(c, (rank > 0 || nobody).then(|| why_lost(c)))));
+    offers.extend(losers.iter().map(considered_loser));
     let explanation = Explanation { reason, offers };
     if nobody {
         return Choice::TooLate(explanation);
@@ -163,6 +166,21 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
         expected_cost: best.expected_cost,
         explanation,
     }))
+}
+
+impl<'a> Candidate<'a> {
+    fn name(&self) -> &'a str {
+        self.view.offer.id.as_str()
+    }
+
+    fn price_unknown(&self) -> bool {
+        self.view.offer.prices.is_none()
+    }
+
+    /// An unknown price is behind every known one: counted as zero it would always win.
+    fn rank_by_cost(&self) -> (bool, NanoUsd) {
+        (self.price_unknown(), self.expected_cost)
+    }
 }
 
 /// The column of refusals, in the order in which they are told.
@@ -188,7 +206,8 @@ fn judge<'a>(ask: &Ask<'_>, view: &'a OfferView) -> Result<Candidate<'a>, Lost> 
     if needed > offer.context_tokens {
         return Err(Lost::ContextTooSmall { needed, has: offer.context_tokens });
     }
-    if offer.prices.is_none() && ask.capped {
+    // A bound in money, the project's or the job's, means nothing without a price.
+    if offer.prices.is_none() && (ask.capped || terms.max_cost.is_some()) {
         return Err(Lost::PriceUnknown);
     }
     if view.quarantined {
@@ -220,32 +239,33 @@ fn default_output_cap(offer: &Offer, input_tokens: u64) -> u32 {
     offer.max_output_tokens.min(u32::try_from(left).unwrap_or(u32::MAX))
 }
 
-fn considered_loser(view: &OfferView, lost: Lost) -> Considered {
+fn considered_loser((view, lost): &(&OfferView, Lost)) -> Considered {
     let (model, provider) = (view.offer.id.clone(), view.offer.provider.clone());
-    Considered { model, provider, cost: None, worst: None, wait_ms: None, finish_ms: None, lost: Some(lost) }
+    let lost = Some(lost.clone());
+    Considered { model, provider, cost: None, worst: None, wait_ms: None, finish_ms: None, lost }
 }
 
 fn considered(c: &Candidate<'_>, lost: Option<Lost>) -> Considered {
     let ms = |span: Duration| Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let priced = |amount: NanoUsd| (!c.price_unknown()).then_some(amount);
     Considered {
-        cost: c.view.offer.prices.map(|_| c.expected_cost),
-        worst: c.view.offer.prices.map(|_| c.hold),
+        model: c.view.offer.id.clone(),
+        provider: c.view.offer.provider.clone(),
+        cost: priced(c.expected_cost),
+        worst: priced(c.hold),
         wait_ms: ms(c.wait),
         finish_ms: ms(c.finish),
         lost,
-        ..considered_loser(c.view, Lost::Slower)
     }
 }
 
 /// Nobody may take it now: for the time being, or for good.
-fn nothing_eligible(ask: &Ask<'_>, views: &[OfferView], losers: Vec<Considered>) -> Choice {
-    let explanation = Explanation { reason: Reason::OnlyEligible, offers: losers };
-    let lost_by_breaker = |view: &&OfferView| {
-        explanation.offers.iter().any(|o| o.model == view.offer.id && o.lost == Some(Lost::BreakerOpen))
-    };
-    let outages = views.iter().filter(lost_by_breaker).filter_map(|view| match view.health {
-        Health::Open { until, since, hard } => Some((hard, until, since)),
-        Health::Closed => None,
+fn nothing_eligible(ask: &Ask<'_>, losers: &[(&OfferView, Lost)]) -> Choice {
+    let offers = losers.iter().map(considered_loser).collect();
+    let explanation = Explanation { reason: Reason::OnlyEligible, offers };
+    let outages = losers.iter().filter_map(|(view, lost)| match (lost, view.health) {
+        (Lost::BreakerOpen, Health::Open { until, since, hard }) => Some((hard, until, since)),
+        _ => None,
     });
     // The one that will be tried first decides; a hard opening counts as a long one.
     if let Some((hard, until, since)) =
@@ -298,7 +318,7 @@ pub fn sentence(considered: &Considered) -> String {
         Some(Lost::TierTooLow) => "below the tier asked for".to_owned(),
         Some(Lost::ContextTooSmall { needed, has }) => format!("needs {needed} tokens of context, has {has}"),
         Some(Lost::OutputTooSmall { has }) => format!("writes at most {has} tokens"),
-        Some(Lost::PriceUnknown) => "its price is unknown and the project has a cap".to_owned(),
+        Some(Lost::PriceUnknown) => "its price is unknown".to_owned(),
         Some(Lost::Quarantined) => "stopped for everyone".to_owned(),
         Some(Lost::BreakerOpen) => "out of service".to_owned(),
         Some(Lost::FailedHere) => "already failed this job".to_owned(),
@@ -306,6 +326,9 @@ pub fn sentence(considered: &Considered) -> String {
         Some(Lost::AboveMaxCost) => "its worst case is above the job's max_cost_usd".to_owned(),
         Some(Lost::TooLate) => "would answer after the deadline".to_owned(),
         Some(Lost::Dearer) => "dearer".to_owned(),
-        Some(Lost::Slower) => "as cheap, but slower".to_owned(),
+        Some(Lost::Slower) => "no quicker".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

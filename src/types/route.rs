@@ -109,7 +109,7 @@ pub enum Lost {
         /// Its own cap.
         has: u32,
     },
-    /// No price is known, and the project has a cap.
+    /// No price is known, and the project has a cap, the job a `max_cost_usd`, or another a price.
     PriceUnknown,
     /// Stopped by a person or by a bill above its hold.
     Quarantined,
@@ -125,6 +125,7 @@ pub enum Lost {
     TooLate,
     /// Another one is cheaper.
     Dearer,
-    /// Another one costs the same and is quicker, or is first by name.
+    /// Another one is quicker: at the same cost, or at any when all are late. Or, with both the
+    /// same, it comes first by name.
     Slower,
 }
