@@ -366,3 +366,6 @@ fn signal(outcome: AttemptOutcome) -> Signal {
         O::Ok | O::OkWithoutUsage | O::InvalidOutput | O::BadRequest | O::ContextLength => Signal::Success,
     }
 }
+
+#[cfg(test)]
+mod tests;
