@@ -123,16 +123,11 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let in_time = |c: &Candidate<'_>| time_left.is_none_or(|left| c.finish <= left);
     let any_in_time = time_left.is_none_or(|left| fastest <= left);
     // Names make the order total, so an unstable sort has just one outcome.
-    candidates.sort_unstable_by(|a, b| {
-        let by_money = a.rank_by_cost().cmp(&b.rank_by_cost());
-        let by_time = a.finish.cmp(&b.finish);
-        let by_name = || a.view.offer.id.cmp(&b.view.offer.id);
-        if any_in_time {
-            in_time(b).cmp(&in_time(a)).then(by_money).then(by_time).then_with(by_name)
-        } else {
-            by_time.then(by_money).then_with(by_name)
-        }
-    });
+    if any_in_time {
+        candidates.sort_unstable_by_key(|c| (!in_time(c), c.rank_by_cost(), c.finish, c.name()));
+    } else {
+        candidates.sort_unstable_by_key(|c| (c.finish, c.rank_by_cost(), c.name()));
+    }
     let reason = match (candidates.len(), any_in_time, time_left) {
         (_, false, _) => Reason::FastestAllLate,
         (1, ..) => Reason::OnlyEligible,
@@ -173,7 +168,11 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     }))
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    fn name(&self) -> &'a str {
+        self.view.offer.id.as_str()
+    }
+
     fn price_unknown(&self) -> bool {
         self.view.offer.prices.is_none()
     }

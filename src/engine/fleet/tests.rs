@@ -294,6 +294,18 @@ async fn a_probe_that_was_given_back_is_still_to_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_model_out_of_service_does_not_use_up_its_providers_probe() {
+    let scene = Scene::new(0, 0, 100);
+    scene.call(0, AttemptOutcome::ModelNotFound).await;
+    for _ in 0..5 {
+        scene.call(1, AttemptOutcome::Timeout).await;
+    }
+    scene.clock.sleep_until(scene.now() + 11 * SECOND).await;
+    assert!(scene.admit(0).await.is_none(), "the model is still out");
+    assert!(scene.admit(1).await.is_some(), "the provider's probe is still to be had");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_predicted_wait_grows_with_the_line_and_shrinks_with_it() {
     let scene = Scene::new(60, 0, 100);
     while scene.wait() == Duration::ZERO {
