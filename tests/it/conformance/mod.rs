@@ -1,0 +1,7 @@
+//! One suite per port, run for every adapter of it.
+
+mod bench;
+mod sqlite;
+mod store;
+
+pub(crate) use bench::Bench;

@@ -1,0 +1,1 @@
+//! Random operations on the model and on a store; answers must be equal.
