@@ -133,14 +133,16 @@ async fn open_store(config: &Config, mode: Mode, clock: &Arc<dyn Clock>) -> Resu
 async fn catalogue(config: &Config, directory: &dyn Directory) -> Result<Vec<Arc<Offer>>, Failed> {
     let prices: Vec<_> = config.models.iter().map(|offer| (offer.id.clone(), offer.prices)).collect();
     let versions = directory.sync_prices(&prices).await?;
-    let versioned = |(offer, price_version): (&Arc<Offer>, i64)| {
-        Arc::new(Offer { price_version, ..Offer::clone(offer) })
-    };
+    let versioned =
+        |(offer, price_version): (&Arc<Offer>, i64)| Arc::new(Offer { price_version, ..Offer::clone(offer) });
     Ok(config.models.iter().zip(versions).map(versioned).collect())
 }
 
 /// An adapter for every provider.
-fn provider_set(config: &Config, clock: &Arc<dyn Clock>) -> Result<HashMap<ProviderId, Arc<dyn Provider>>, Failed> {
+fn provider_set(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<HashMap<ProviderId, Arc<dyn Provider>>, Failed> {
     let made = |provider: &config::ProviderConfig| {
         let wrong = |what: String| Failed::usage(format!("provider {}: {what}", provider.id));
         let key = |key: &config::ApiKey| key.require().map(Option::<&_>::cloned).map_err(wrong);
@@ -148,14 +150,19 @@ fn provider_set(config: &Config, clock: &Arc<dyn Clock>) -> Result<HashMap<Provi
             ProviderKind::OpenAi { base_url, api_key, max_tokens_field } => {
                 let max_tokens_field = match max_tokens_field {
                     config::MaxTokensField::MaxTokens => openai::MaxTokensField::MaxTokens,
-                    config::MaxTokensField::MaxCompletionTokens => openai::MaxTokensField::MaxCompletionTokens,
+                    config::MaxTokensField::MaxCompletionTokens => {
+                        openai::MaxTokensField::MaxCompletionTokens
+                    }
                 };
-                let options = OpenAiOptions { base_url: base_url.clone(), api_key: key(api_key)?, max_tokens_field };
+                let options =
+                    OpenAiOptions { base_url: base_url.clone(), api_key: key(api_key)?, max_tokens_field };
                 Arc::new(OpenAi::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?)
             }
             ProviderKind::Anthropic { base_url, api_key } => {
                 let options = AnthropicOptions { base_url: base_url.clone(), api_key: key(api_key)? };
-                Arc::new(Anthropic::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?)
+                Arc::new(
+                    Anthropic::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?,
+                )
             }
             ProviderKind::Simulated(simulated) => {
                 Arc::new(Simulated::new(simulation(simulated), Arc::clone(clock)))
@@ -213,7 +220,8 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
         deadline: settings.deadline.map(Deadline::Within),
         attempts_max: settings.max_attempts,
     };
-    let unbilled = |provider: &config::ProviderConfig| (provider.id.clone(), provider.unbilled_errors.clone());
+    let unbilled =
+        |provider: &config::ProviderConfig| (provider.id.clone(), provider.unbilled_errors.clone());
     Rules {
         tasks: config.tasks.iter().map(|task| (task.id.clone(), terms(&task.settings))).collect(),
         defaults: terms(&config.defaults.settings),
@@ -224,14 +232,21 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
 }
 
 /// What a job may name: what is configured, and the projects that the store has besides.
-async fn intake(config: &Config, directory: &dyn Directory, project: Option<&ProjectId>) -> Result<Known, Failed> {
+async fn intake(
+    config: &Config,
+    directory: &dyn Directory,
+    project: Option<&ProjectId>,
+) -> Result<Known, Failed> {
     let mut known = config::jobs_known(config);
     let stored = directory.projects().await?;
     if let Some(projects) = &mut known.projects {
         projects.extend(stored.into_iter().map(|project| project.id));
         if let Some(project) = project.filter(|project| !projects.contains(*project)) {
             let names: Vec<_> = projects.iter().map(ProjectId::as_str).collect();
-            return Err(Failed::usage(format!("--project {project}: not known; there are {}", names.join(", "))));
+            return Err(Failed::usage(format!(
+                "--project {project}: not known; there are {}",
+                names.join(", ")
+            )));
         }
     }
     known.default_project = project.cloned().or(known.default_project);

@@ -78,7 +78,8 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
     let store = existing_store(&spec.options, &clock).await?;
     let mut known = crate::config::jobs_known(&config);
     known.default_project = spec.project.clone().or(known.default_project);
-    let queue = FileQueue::open(spec.files, Arc::new(known), false).map_err(|error| Failed::usage(error.0))?;
+    let queue =
+        FileQueue::open(spec.files, Arc::new(known), false).map_err(|error| Failed::usage(error.0))?;
     let fleet = Fleet::new(Arc::clone(&clock), &provider_specs(&config), config.models.clone());
     let rules = rules(&config, spec.retry_failed);
     let mut forecast = Forecast::default();
@@ -117,7 +118,10 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
     Ok(forecast)
 }
 
-async fn existing_store(options: &ConfigOptions, clock: &Arc<dyn Clock>) -> Result<Option<Arc<dyn Reports>>, Failed> {
+async fn existing_store(
+    options: &ConfigOptions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<dyn Reports>>, Failed> {
     let config = load_config(options)?;
     let exists = matches!(&config.store, crate::config::Store::Sqlite(path) if path.exists());
     if !exists {
@@ -129,12 +133,14 @@ async fn existing_store(options: &ConfigOptions, clock: &Arc<dyn Clock>) -> Resu
 
 fn add(forecast: &mut Forecast, job: &Job, route: &crate::types::Route) {
     let priced = route.offer.prices.is_some();
-    let zero = ForecastLine { expected: Some(NanoUsd::ZERO), worst: Some(NanoUsd::ZERO), ..ForecastLine::default() };
+    let zero =
+        ForecastLine { expected: Some(NanoUsd::ZERO), worst: Some(NanoUsd::ZERO), ..ForecastLine::default() };
     let line = forecast.models.entry(route.offer.id.clone()).or_insert(zero);
     line.jobs += 1;
     line.input_tokens += input_tokens_expected(job.request_bytes);
     line.output_tokens += u64::from(route.expected_output_tokens);
-    let plus = |sum: Option<NanoUsd>, more: NanoUsd| sum.filter(|_| priced).map(|sum| sum.saturating_add(more));
+    let plus =
+        |sum: Option<NanoUsd>, more: NanoUsd| sum.filter(|_| priced).map(|sum| sum.saturating_add(more));
     line.expected = plus(line.expected, route.expected_cost);
     line.worst = plus(line.worst, route.hold);
     forecast.jobs += 1;

@@ -83,6 +83,12 @@ const TICK: Duration = Duration::from_millis(500);
 /// When the run could not begin. What goes wrong later is in the answer.
 pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed> {
     let config = load_config(&spec.options)?;
+    if config.models.is_empty() {
+        return Err(Failed::usage(format!(
+            "the configuration ({}) names no [[model]] to send jobs to",
+            config.source
+        )));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let out = match &spec.output {
         Output::File(path) => Some(Ok(ResultsFile::open(path).map_err(|error| Failed::usage(error.0))?)),
@@ -145,9 +151,11 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     }));
     engine.refresh().await?;
     let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), reports));
-    let ticker = tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
+    let ticker =
+        tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
     let interrupted = Arc::new(AtomicBool::new(false));
-    let interrupts = tasks.spawn_service(watch_interrupts(tasks.clone(), Arc::clone(&panel), Arc::clone(&interrupted)));
+    let interrupts =
+        tasks.spawn_service(watch_interrupts(tasks.clone(), Arc::clone(&panel), Arc::clone(&interrupted)));
 
     let queue: Arc<dyn Queue> = Arc::new(queue);
     let work = work(&engine, &queue, &tasks, config.worker.max_in_flight.get(), config.worker.drain_timeout);

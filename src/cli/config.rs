@@ -17,18 +17,18 @@ pub(crate) enum ConfigCommand {
 
 pub(super) fn run(global: &Global, command: &ConfigCommand) -> Result<(), Failed> {
     let config = app::load_config(&global.options())?;
-    let warnings: Vec<String> = config.warnings().into_iter().map(|warning| warning.to_string()).collect();
+    let warnings = &config.warnings;
     match (command, global.json) {
         (ConfigCommand::Check, true) => output::print_json(&json!({ "ok": true, "warnings": warnings })),
         (ConfigCommand::Check, false) => {
-            warn(&warnings);
+            warn(warnings);
             let but =
                 if warnings.is_empty() { String::new() } else { ", with what is told above".to_owned() };
             output::print(&format!("the configuration is in order{but}"))
         }
         (ConfigCommand::Show, true) => output::print_json(&as_json(&config.to_toml())?),
         (ConfigCommand::Show, false) => {
-            warn(&warnings);
+            warn(warnings);
             output::print(config.to_toml().trim_end())
         }
     }

@@ -13,7 +13,8 @@ pub(super) async fn run(global: &Global, spec: RunSpec) -> Result<u8, Failed> {
         output::print_json(&Report::of(&forecast))?;
         return Ok(code);
     }
-    let usd = |amount: Option<NanoUsd>| amount.map_or_else(|| "unknown".to_owned(), |amount| format!("${amount}"));
+    let usd =
+        |amount: Option<NanoUsd>| amount.map_or_else(|| "unknown".to_owned(), |amount| format!("${amount}"));
     let headers = ["model", "jobs", "tokens in", "tokens out", "expected cost", "worst case"];
     let rows: Vec<Vec<String>> = forecast
         .models

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Global;
 use super::output;
 use crate::app::{self, Admin, Failed};
+use crate::config::{Config, ProviderConfig};
 use crate::types::catalogue::{Offer, Tier};
 use crate::types::{ModelId, PicoUsdPerToken, ProviderId};
 
@@ -61,7 +62,7 @@ struct ModelFinding {
 pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, Failed> {
     let options = global.options();
     let config = app::load_config(&options)?;
-    let offers: &[Arc<Offer>] = &config.offers;
+    let offers: &[Arc<Offer>] = &config.models;
     match command {
         ModelsCommand::List => {
             // A catalogue can be looked at before there is a store; only then nothing is stopped yet.
@@ -75,7 +76,7 @@ pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, 
             list(global, offers, &stopped)?;
             Ok(0)
         }
-        ModelsCommand::Check => check(global, &findings(offers, &config.missing_keys())),
+        ModelsCommand::Check => check(global, &findings(offers, &missing_keys(&config))),
         ModelsCommand::Release { model } => {
             let admin = app::open_admin(&options, false).await?;
             switch(&admin, offers, model, None).await
@@ -160,6 +161,14 @@ fn tier(tier: Tier) -> &'static str {
         Tier::Medium => "medium",
         Tier::Large => "large",
     }
+}
+
+fn missing_keys(config: &Config) -> Vec<(ProviderId, String)> {
+    let missing = |provider: &ProviderConfig| {
+        let what = provider.kind.api_key()?.require().err()?;
+        Some((provider.id.clone(), what))
+    };
+    config.providers.iter().filter_map(missing).collect()
 }
 
 /// What stands in the way of using the catalogue, without asking any provider. `missing_keys` holds

@@ -103,6 +103,19 @@ pub(super) fn table(headers: &[&str], rows: &[Vec<String>]) -> Result<(), Failed
     print(&text)
 }
 
+/// Rows below a header on stderr, where they stand beside other words.
+pub(super) fn say_table(headers: &[&str], rows: &[Vec<String>]) {
+    say(&if std::io::stderr().is_terminal() { drawn(headers, rows) } else { tabbed(headers, rows) });
+}
+
+/// One JSON document on stderr, for when stdout is taken.
+pub(super) fn say_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => say(&text),
+        Err(error) => say(&format!("error: the answer is no JSON: {error}")),
+    }
+}
+
 fn drawn(headers: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);

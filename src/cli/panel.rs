@@ -62,17 +62,29 @@ pub(super) struct ModelTally {
 
 impl Default for ModelTally {
     fn default() -> Self {
-        let latency_ms = Histogram::new_with_bounds(1, 3_600_000, 2).unwrap_or_else(|_| {
-            unreachable!("bounds of a histogram are constants")
-        });
-        Self { jobs: 0, calls: 0, usage: Usage::default(), spent: NanoUsd::ZERO, presumed: NanoUsd::ZERO, latency_ms }
+        let latency_ms = Histogram::new_with_bounds(1, 3_600_000, 2)
+            .unwrap_or_else(|_| unreachable!("bounds of a histogram are constants"));
+        Self {
+            jobs: 0,
+            calls: 0,
+            usage: Usage::default(),
+            spent: NanoUsd::ZERO,
+            presumed: NanoUsd::ZERO,
+            latency_ms,
+        }
     }
 }
 
 impl Tally {
     /// Jobs whose fate is settled, whenever that was.
     pub(super) fn settled(&self) -> u64 {
-        self.done + self.failed + self.expired + self.known_done + self.known_failed + self.parked + self.repeated
+        self.done
+            + self.failed
+            + self.expired
+            + self.known_done
+            + self.known_failed
+            + self.parked
+            + self.repeated
     }
 
     /// Jobs that ended without being done, now or in an earlier run.
@@ -87,7 +99,8 @@ impl Tally {
             Status::Failed | Status::Cancelled => self.failed += 1,
         }
         if let Some(error) = &result.error {
-            let (count, _) = self.errors.entry(error.code.as_str()).or_insert_with(|| (0, error.message.clone()));
+            let (count, _) =
+                self.errors.entry(error.code.as_str()).or_insert_with(|| (0, error.message.clone()));
             *count += 1;
         }
         if let Some(route) = &result.route {
@@ -118,7 +131,8 @@ impl Tally {
             let priced = call.route.explanation.offers.iter().filter(|offer| offer.cost.is_some());
             let dearest = priced.max_by_key(|offer| offer.cost).and_then(|offer| offers.get(&offer.model));
             let prices = dearest.and_then(|offer| offer.prices.as_ref());
-            self.at_dearest += prices.map_or(call.cost, |prices| actual_rounded_up(prices, usage)).max(call.cost);
+            self.at_dearest +=
+                prices.map_or(call.cost, |prices| actual_rounded_up(prices, usage)).max(call.cost);
             self.answered_cost += call.cost;
         }
     }
@@ -178,10 +192,13 @@ impl RunPanel {
         match state.failures_shown {
             n if n <= FAILURES_SHOWN => {
                 let key = JobKey { project: result.project.clone(), id: result.id.clone() };
-                let place = if error.code == ErrorCode::InvalidJob { String::new() } else { format!("{key}: ") };
+                let place =
+                    if error.code == ErrorCode::InvalidJob { String::new() } else { format!("{key}: ") };
                 self.note(&format!("{}: {place}{}", error.code.as_str(), error.message));
             }
-            n if n == FAILURES_SHOWN + 1 => self.note("further failures are counted only; their lines name the reason"),
+            n if n == FAILURES_SHOWN + 1 => {
+                self.note("further failures are counted only; their lines name the reason")
+            }
             _ => {}
         }
     }
@@ -261,7 +278,10 @@ impl Panel for RunPanel {
             ));
         }
         if info.repaired_bytes > 0 {
-            say(&format!("the results file ended in a torn line of {} bytes; it was cut off", info.repaired_bytes));
+            say(&format!(
+                "the results file ended in a torn line of {} bytes; it was cut off",
+                info.repaired_bytes
+            ));
         }
         if self.live {
             if let Some(jobs) = info.jobs {
@@ -297,14 +317,18 @@ impl Panel for RunPanel {
         if let (Some(left), true) = (left, fresh > 0) {
             let finish = i128::from(tally.spent.0) * i128::from(left) / i128::from(fresh);
             let finish = NanoUsd(i64::try_from(finish).unwrap_or(i64::MAX));
-            line += &format!(" | to finish {} in {}", finish.to_cents_up(), span(left as f64 / rate.max(0.001)));
+            line +=
+                &format!(" | to finish {} in {}", finish.to_cents_up(), span(left as f64 / rate.max(0.001)));
         }
         if let Some(room) = room {
             line += &format!(" | cap left {}", room.to_cents_up());
         }
         if self.live {
-            let models: String =
-                tally.models.iter().map(|(model, t)| format!("\n  {model}: {} jobs, ${}", t.jobs, t.spent)).collect();
+            let models: String = tally
+                .models
+                .iter()
+                .map(|(model, t)| format!("\n  {model}: {} jobs, ${}", t.jobs, t.spent))
+                .collect();
             self.bar.set_position(tally.settled());
             self.bar.set_message(line + &models);
         } else if state.ticks % PLAIN_EVERY == 0 {

@@ -36,7 +36,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<u8, Failed> {
-        let spec = RunSpec {
+    let spec = RunSpec {
         options: global.options(),
         files: args.files.clone(),
         output: where_to(args),
@@ -55,7 +55,8 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<u8, Failed> {
     let code = exit_code(&end, &tally);
     if global.json {
         let summary = Summary::of(&end, &tally, code);
-        let to_stdout = matches!(args.output.as_deref(), Some(path) if path.as_os_str() != "-") || to_terminal;
+        let to_stdout =
+            matches!(args.output.as_deref(), Some(path) if path.as_os_str() != "-") || to_terminal;
         if to_stdout { output::print_json(&summary)? } else { output::say_json(&summary) }
     } else {
         tell(&end, &tally, to_terminal);
@@ -86,7 +87,8 @@ fn exit_code(end: &RunEnd, tally: &Tally) -> u8 {
 
 /// The end of a run, for people.
 fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
-    let headers = ["model", "jobs", "calls", "tokens in", "cached", "tokens out", "cost", "presumed", "p50", "p95"];
+    let headers =
+        ["model", "jobs", "calls", "tokens in", "cached", "tokens out", "cost", "presumed", "p50", "p95"];
     let rows: Vec<Vec<String>> = tally
         .models
         .iter()
@@ -110,7 +112,8 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         output::say_table(&headers, &rows);
     }
     let known = tally.known_done + tally.known_failed;
-    let mut line = format!("{} done, {} failed, {} parked", tally.done, tally.failed + tally.expired, tally.parked);
+    let mut line =
+        format!("{} done, {} failed, {} parked", tally.done, tally.failed + tally.expired, tally.parked);
     if known > 0 {
         line += &format!(", {known} finished in an earlier run");
     }
@@ -147,7 +150,9 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         output::say(&format!("error: {}", failed.message));
     }
     if to_terminal && tally.done > 0 {
-        output::say("the results are in the store: `outlay results` prints them, `outlay explain JOB` tells why");
+        output::say(
+            "the results are in the store: `outlay results` prints them, `outlay explain JOB` tells why",
+        );
     }
 }
 
@@ -213,7 +218,8 @@ impl<'a> Summary<'a> {
             p50_ms: t.latency_ms.value_at_quantile(0.5),
             p95_ms: t.latency_ms.value_at_quantile(0.95),
         });
-        let errors = tally.errors.iter().map(|(code, (count, example))| ErrorSummary { code, count: *count, example });
+        let errors =
+            tally.errors.iter().map(|(code, (count, example))| ErrorSummary { code, count: *count, example });
         let parked_for = tally.parked_for.iter().map(|(reason, (count, why))| ParkedSummary {
             reason,
             count: *count,

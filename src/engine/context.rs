@@ -110,9 +110,8 @@ impl Engine {
         let projects: HashMap<_, _> =
             projects.into_iter().map(|project| (project.id.clone(), project)).collect();
         *lock(&self.projects) = Arc::new(projects);
-        for (model, _) in self.parts.directory.quarantined().await? {
-            self.parts.fleet.set_quarantined(&model, true);
-        }
+        let stopped = self.parts.directory.quarantined().await?;
+        self.parts.fleet.set_stopped(&stopped.into_iter().map(|(model, _)| model).collect());
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What is known of the providers now: limits, breakers, latencies. The shell around
 //! `policy::{admission, breaker, latency}`; it decides nothing itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -250,6 +250,13 @@ impl Fleet {
         let of_provider = of_provider.map(|transition| (id.clone(), None, transition));
         let of_model = of_model.map(|transition| (id.clone(), Some(route.offer.id.clone()), transition));
         of_provider.into_iter().chain(of_model).collect()
+    }
+
+    /// Stops these models and lets every other go on.
+    pub fn set_stopped(&self, stopped: &HashSet<ModelId>) {
+        for (id, model) in &mut self.lock().models {
+            model.quarantined = stopped.contains(id);
+        }
     }
 
     /// Stops a model, or lets it go on.

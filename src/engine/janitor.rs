@@ -26,10 +26,10 @@ pub async fn keep(engine: Arc<Engine>, reports: Arc<dyn Reports>) {
         if let Err(error) = engine.refresh().await {
             tracing::warn!(%error, "projects could not be read");
         }
-        if round.is_multiple_of(HEARTBEAT_EVERY) {
-            if let Err(error) = engine.parts.ledger.heartbeat().await {
-                tracing::warn!(%error, "no heartbeat could be written");
-            }
+        if round.is_multiple_of(HEARTBEAT_EVERY)
+            && let Err(error) = engine.parts.ledger.heartbeat().await
+        {
+            tracing::warn!(%error, "no heartbeat could be written");
         }
         if round.is_multiple_of(CHECK_EVERY) {
             check(&engine, &*reports).await;

@@ -19,9 +19,7 @@ use crate::policy::verdict::{DEATHS_MAX, Ended, Verdict, bill, judge};
 use crate::ports::provider::{Answer, Call, CallFailure, Reply};
 use crate::ports::queue::{Delivery, Fate, Malformed, Payload, Place};
 use crate::ports::{Happened, StoreError};
-use crate::types::ledger::{
-    Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked,
-};
+use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked};
 use crate::types::outcome::AttemptEnd;
 use crate::types::{
     AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, JobId, JobKey, JobResult, Mono, NanoUsd, Route,

@@ -28,7 +28,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(job: Arc<Job>, place: Option<Place>, accepted_at: Wall, deadline: Option<Wall>) -> Self {
+    pub(super) fn new(
+        job: Arc<Job>,
+        place: Option<Place>,
+        accepted_at: Wall,
+        deadline: Option<Wall>,
+    ) -> Self {
         Self {
             job,
             place,

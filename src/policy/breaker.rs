@@ -16,6 +16,7 @@ const CONSECUTIVE_MAX: u32 = 5;
 const OPEN_FIRST: Duration = Duration::from_secs(10);
 const OPEN_LONGEST: Duration = Duration::from_secs(300);
 const SUCCESSES_TO_CLOSE: u32 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What one call says about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl Breaker {
         match self.state {
             State::Open { until, hard } if now < until => open(until, hard),
             State::HalfOpen { probe_since: Some(since), .. } if now < since + self.probe_timeout => {
-                open(since + self.probe_timeout, false)
+                open(self.look_again(since, now), false)
             }
             _ => Health::Closed,
         }
@@ -137,8 +138,7 @@ impl Breaker {
                 Permit::Probe
             }
             State::HalfOpen { probe_since: Some(since), .. } if now < since + self.probe_timeout => {
-                // Answers usually come long before the timeout, so look again soon.
-                Permit::No { until: (now + Duration::from_millis(100)).min(since + self.probe_timeout) }
+                Permit::No { until: self.look_again(since, now) }
             }
             State::HalfOpen { successes, .. } => {
                 self.state = State::HalfOpen { probe_since: Some(now), successes };
@@ -193,6 +193,11 @@ impl Breaker {
         let until = now + span;
         self.state = State::Open { until, hard: true };
         Some(Transition::Opened { until })
+    }
+
+    /// A probe's answer usually comes long before its timeout, so whoever waits looks again soon.
+    fn look_again(&self, probe_since: Mono, now: Mono) -> Mono {
+        (now + LOOK_AGAIN).min(probe_since + self.probe_timeout)
     }
 
     fn record_probe(&mut self, signal: Signal, now: Mono, jitter_permille: u32) -> Option<Transition> {
