@@ -17,7 +17,7 @@ use crate::ports::directory::{Event, ProjectSeed};
 use crate::ports::{Directory, StoreError, audit};
 use crate::types::catalogue::Prices;
 use crate::types::ledger::{OnCap, Project, WindowKind};
-use crate::types::{ModelId, NanoUsd, PicoUsdPerToken, ProjectId, Wall, WindowId};
+use crate::types::{ModelId, NanoUsd, PicoUsdPerToken, ProjectId, Wall};
 
 /// Runs `$body` with `$tx` as a transaction that holds the write lock.
 macro_rules! change {
@@ -60,7 +60,20 @@ impl Directory for Store {
     }
 
     async fn windows(&self, project: &ProjectId) -> Result<Vec<Window>, StoreError> {
-        change!(self, |tx, now| windows(tx, project, now).await?)
+        {
+            // Most of the time they are all there, and a look must not wait for the writer.
+            let now = self.clock.now().wall;
+            let mut desk = self.desk.lock().await;
+            let read = windows(&mut desk, project, now).await.map_err(|error| self.told(&error))?;
+            if read.1.opened().next().is_none() {
+                return Ok(read.0);
+            }
+        }
+        change!(self, |tx, now| {
+            let (open, book) = windows(tx, project, now).await?;
+            facts::insert_windows(tx, &book, &[]).await?;
+            open
+        })
     }
 
     async fn set_cap(
@@ -241,13 +254,13 @@ async fn write_cap(
     Ok(())
 }
 
-async fn windows(tx: &mut SqliteConnection, project: &ProjectId, now: Wall) -> Sql<Vec<Window>> {
+/// The open windows of a project; what the book has opened is not a row yet.
+async fn windows(tx: &mut SqliteConnection, project: &ProjectId, now: Wall) -> Sql<(Vec<Window>, Book)> {
     let Some(payer) = payer_of(tx, project, false, now).await? else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Book::default()));
     };
-    let mut book: Book = facts::open_windows(tx, &BTreeSet::from([project.clone()]), None, now).await?;
-    let ids: Vec<WindowId> = book.standing(&payer, now, now);
-    facts::insert_windows(tx, &book, &[]).await?;
+    let mut book = facts::open_windows(tx, &BTreeSet::from([project.clone()]), None, now).await?;
+    let ids = book.standing(&payer, now, now);
     let mut open = Vec::new();
     if project.as_str() == ProjectId::ACCOUNT {
         let sql = concat!(
@@ -260,7 +273,7 @@ async fn windows(tx: &mut SqliteConnection, project: &ProjectId, now: Wall) -> S
         }
     }
     open.extend(book.pick(&ids).cloned());
-    Ok(open)
+    Ok((open, book))
 }
 
 async fn sync_price(

@@ -9,7 +9,7 @@ use outlay::adapters::sqlite::{Mode, Store};
 use outlay::policy::budget::Window;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, Reconcile, SessionSpec};
-use outlay::ports::{Clock, Directory, Ledger, Reports, StoreError};
+use outlay::ports::{Clock, Directory, Ledger, Reports};
 use outlay::types::ledger::{
     Begin, BeginRequest, Caps, Concluded, Conclusion, Known, Next, OnCap, ParkReason, ParkRequest, Parked,
     WindowKind,
@@ -261,8 +261,4 @@ pub(crate) fn end(attempt: AttemptId, bill: Bill) -> AttemptEnd {
         provider_ms: 120,
         detail: None,
     }
-}
-
-pub(crate) fn unavailable(answer: Result<impl std::fmt::Debug, StoreError>) -> StoreError {
-    answer.expect_err("no answer")
 }

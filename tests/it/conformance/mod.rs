@@ -4,4 +4,4 @@ mod bench;
 mod sqlite;
 mod store;
 
-pub(crate) use bench::Bench;
+pub(crate) use bench::{Bench, end};
