@@ -227,6 +227,7 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
         defaults: terms(&config.defaults.settings),
         unbilled_errors: config.providers.iter().map(unbilled).collect(),
         retry_failed,
+        deaths_count: false,
         default_project: config.defaults.budget.and_then(|_| config.project_seed(&ProjectId::from(""))),
     }
 }

@@ -14,9 +14,9 @@ use super::{
     WorkerConfig, env,
 };
 use crate::policy::nearest::did_you_mean;
-use crate::ports::directory::ProjectSeed;
 use crate::types::job::Class;
 use crate::types::ledger::Caps;
+use crate::types::ledger::ProjectSeed;
 use crate::types::time::parse_span;
 use crate::types::{ModelId, NanoUsd};
 

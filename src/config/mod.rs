@@ -25,9 +25,9 @@ use secrecy::SecretString;
 pub use self::keys::{ApiKey, KeySource};
 pub use self::show::without_password;
 use crate::policy::intake::Known;
-use crate::ports::directory::ProjectSeed;
 use crate::types::catalogue::{Offer, Tier};
 use crate::types::job::Class;
+use crate::types::ledger::ProjectSeed;
 use crate::types::ledger::{Caps, OnCap};
 use crate::types::{ModelId, ProjectId, ProviderId, TaskId};
 

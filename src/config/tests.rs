@@ -1,3 +1,5 @@
+//! What is refused, shown and read again.
+
 use proptest::prelude::*;
 use rstest::rstest;
 use secrecy::ExposeSecret;

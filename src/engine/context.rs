@@ -40,6 +40,10 @@ pub struct Rules {
     pub unbilled_errors: HashMap<ProviderId, Vec<u16>>,
     /// Give jobs that ended without being done another go.
     pub retry_failed: bool,
+    /// Workers that died under a job count against it. Right where a queue redelivers by itself; in a
+    /// run that a person starts and kills, the same jobs are in flight each time through no fault of
+    /// theirs.
+    pub deaths_count: bool,
     /// How to create a project that nobody listed; its id is the job's. `None` refuses such jobs.
     pub default_project: Option<ProjectSeed>,
 }

@@ -4,36 +4,24 @@
 //! A crash between any two steps is a redelivery that the ledger recognises.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use uuid::Uuid;
-
+use super::call::call;
 use super::context::{Claim, Engine};
-use super::fleet::{CallPermit, Report};
-
+use super::ending::{
+    after_panic, at, end, fail, over_cap, park, refuse_conflict, refuse_line, refuse_project,
+};
 use super::record::Record;
 use super::tasks::catch_panic;
 use super::waiting::Turn;
 use crate::policy::route::{Ask, Choice, choose};
-use crate::policy::verdict::{DEATHS_MAX, Ended, Verdict, bill, judge};
-use crate::ports::provider::{Answer, Call, CallFailure, Reply};
-use crate::ports::queue::{Delivery, Fate, Malformed, Payload, Place};
+use crate::policy::verdict::DEATHS_MAX;
+use crate::ports::queue::{Delivery, Fate, Payload, Place};
 use crate::ports::{Happened, StoreError};
-use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason, ParkRequest, Parked};
-use crate::types::outcome::AttemptEnd;
-use crate::types::{
-    AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, JobId, JobKey, JobResult, Mono, NanoUsd, Route,
-    Status,
-};
-
-/// Waits that only exist in case a wake-up from another process was missed.
-const POLL: Duration = Duration::from_secs(1);
-/// How often the end of a call is offered to a store that gives no answer, and how far apart.
-const CONCLUDE_TRIES: u32 = 5;
-const CONCLUDE_PAUSE: Duration = Duration::from_millis(500);
+use crate::types::ledger::ParkReason;
+use crate::types::{ErrorCode, Failure, Job, Mono, Status};
 
 /// How one step of the loop ended.
-enum Step {
+pub(super) enum Step {
     /// Look at the job anew.
     Again,
     /// The queue can be answered.
@@ -41,7 +29,7 @@ enum Step {
 }
 
 /// A store that gives no answer ends the run; the job stays where it came from.
-type Stepped = Result<Step, StoreError>;
+pub(super) type Stepped = Result<Step, StoreError>;
 
 /// Works on one delivery until its outcome is durable, and says what to tell the queue.
 pub async fn process(engine: &Engine, delivery: Delivery) -> Fate {
@@ -98,7 +86,7 @@ async fn work_on(
     let deadline = job.terms.deadline.or(engine.terms(&job.task).deadline);
     let deadline = deadline.map(|deadline| deadline.resolve(accepted_at));
     let mut record = Record::new(Arc::clone(job), place.cloned(), accepted_at, deadline);
-    record.recall(past);
+    record.recall(past, engine.parts.rules.deaths_count);
     if record.tally.deaths >= DEATHS_MAX {
         let message = format!("{} workers died while they worked on it", record.tally.deaths);
         return fail(engine, &record, Failure::lasting(ErrorCode::Poison, message)).await;
@@ -177,394 +165,17 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
     call(engine, record, turn, project.on_cap, &route).await
 }
 
-/// Admission, hold, call, settlement: the part that costs money.
-async fn call(
-    engine: &Engine,
-    record: &mut Record,
-    turn: &mut Option<Turn>,
-    on_cap: OnCap,
-    route: &Route,
-) -> Stepped {
-    let job = Arc::clone(&record.job);
-    let admitted = tokio::select! {
-        admitted = engine.parts.fleet.admit(&job, route) => admitted,
-        () = engine.parts.tasks.stopping() => None,
-    };
-    let Some(permit) = admitted else { return Ok(Step::Again) };
-    let attempt = AttemptId(Uuid::now_v7());
-    let request = BeginRequest {
-        attempt,
-        job: Arc::clone(&job),
-        accepted_at: record.accepted_at,
-        provider: route.offer.provider.clone(),
-        model: route.offer.id.clone(),
-        price_version: route.offer.price_version,
-        hold: route.hold,
-        runs_for: route.offer.timeout,
-        explanation: serde_json::to_string(&route.explanation).unwrap_or_default(),
-        hedge: false,
-    };
-    let answer = match engine.parts.ledger.begin(request).await {
-        Ok(Begin::Go { attempt_no, generation }) => {
-            *turn = None;
-            engine.remember_cap(&job.key.project, None, engine.now().mono);
-            return run_call(engine, record, route, permit, Held { attempt, attempt_no, generation }).await;
-        }
-        answer => {
-            engine.parts.fleet.give_back(route, permit);
-            answer?
-        }
-    };
-    match answer {
-        Begin::Go { .. } | Begin::Finished(Status::Cancelled) | Begin::Cancelled => {
-            end(engine, record, Status::Cancelled, Failure::lasting(ErrorCode::Cancelled, "cancelled")).await
-        }
-        Begin::Finished(status) => {
-            engine.hear(&Happened::JobKnown(&job.key, status));
-            Ok(Step::Over(Fate::Settled))
-        }
-        // Another process works on it: its result will be there when this one asks again.
-        Begin::InFlight => {
-            engine.pause_until(engine.now().mono + POLL).await;
-            Ok(Step::Again)
-        }
-        Begin::Wait => {
-            wait_for_room(engine, &job, turn).await;
-            Ok(Step::Again)
-        }
-        Begin::CapReached(cap) => {
-            engine.remember_cap(&job.key.project, Some(cap), engine.now().mono);
-            over_cap(engine, record, on_cap, ParkReason::Cap(cap), route).await
-        }
-        Begin::NeverFits { window, cap } => {
-            over_cap(engine, record, on_cap, ParkReason::NeverFits { window, cap }, route).await
-        }
-        Begin::Stopped(reason) => park(engine, record, ParkReason::Stopped { reason }, Some(route)).await,
-        Begin::Quarantined(_) => {
-            engine.parts.fleet.set_quarantined(&route.offer.id, true);
-            Ok(Step::Again)
-        }
-        Begin::Conflict => refuse_conflict(engine, &job, record.place()).await.map(Step::Over),
-        Begin::UnknownProject => refuse_project(engine, record).await,
-        Begin::Fenced => Err(StoreError::unavailable(
-            "this run's session was ended by another one; its calls count as presumed. Run again to go on",
-        )),
-    }
-}
-
-/// A hold that is durable.
-struct Held {
-    attempt: AttemptId,
-    attempt_no: u32,
-    generation: u32,
-}
-
-async fn run_call(
-    engine: &Engine,
-    record: &mut Record,
-    route: &Route,
-    permit: CallPermit,
-    held: Held,
-) -> Stepped {
-    let job = Arc::clone(&record.job);
-    record.call_started(engine.now().wall);
-    engine.hear(&Happened::CallStarted(route));
-    let call = Call {
-        attempt: held.attempt,
-        attempt_no: held.attempt_no,
-        job: Arc::clone(&job),
-        offer: Arc::clone(&route.offer),
-        max_output_tokens: route.max_output_tokens,
-        input_tokens_max: route.input_tokens_max,
-    };
-    // A panic in an adapter must not leave the money hanging: nobody knows what was sent.
-    let reply = match engine.parts.providers.get(&route.offer.provider) {
-        Some(provider) => catch_panic(provider.complete(&call, engine.now().wall)).await,
-        None => Err("no adapter for this provider".to_owned()),
-    };
-    let reply = reply.unwrap_or_else(|panic| interrupted(&panic));
-    settle_call(engine, record, route, permit, held, reply).await
-}
-
-/// What the call's end means, carried out: fleet, money, job.
-async fn settle_call(
-    engine: &Engine,
-    record: &mut Record,
-    route: &Route,
-    permit: CallPermit,
-    held: Held,
-    reply: Reply,
-) -> Stepped {
-    let job = Arc::clone(&record.job);
-    let jitter_permille = (held.attempt.0.as_u128() % 1001) as u32;
-    let (answer, failure) = match reply.outcome {
-        Ok(answer) => (Some(answer), None),
-        Err(failure) => (None, Some(failure)),
-    };
-    let usage = answer.as_ref().and_then(|answer| answer.usage);
-    let outcome = match (&failure, usage) {
-        (Some(failure), _) => failure.outcome,
-        (None, Some(_)) => AttemptOutcome::Ok,
-        (None, None) => AttemptOutcome::OkWithoutUsage,
-    };
-    let ended = Ended {
-        outcome,
-        status: failure.as_ref().and_then(|failure| failure.status),
-        from_provider: failure.as_ref().is_none_or(|failure| failure.from_provider),
-        usage: usage.as_ref(),
-        retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
-    };
-    let took_ms = u64::try_from(reply.took.as_millis()).unwrap_or(u64::MAX);
-    let report = Report {
-        outcome,
-        usage: usage.as_ref(),
-        retry_after: ended.retry_after,
-        took: reply.took,
-        jitter_permille,
-    };
-    for (provider, model, transition) in engine.parts.fleet.report(&job, route, permit, &report) {
-        engine.hear(&Happened::Breaker { provider: &provider, model: model.as_ref(), transition });
-    }
-    let unbilled =
-        engine.parts.rules.unbilled_errors.get(&route.offer.provider).map_or(&[][..], Vec::as_slice);
-    let bill = bill(&ended, route.offer.prices.as_ref(), unbilled);
-    record.call_ended(route, outcome, bill, usage.as_ref(), took_ms);
-    let message = failure.as_ref().map_or_else(String::new, |failure| failure.message.clone());
-    let attempts_max = engine.attempts_max(&job);
-    let verdict = judge(&ended, &record.tally, attempts_max, &message, jitter_permille);
-    let model_served = answer.as_ref().and_then(|answer| answer.model_served.clone());
-    if let Some(served) = model_served.as_deref().filter(|served| !route.offer.is_known_to_serve(served)) {
-        engine.hear(&Happened::UnknownSnapshot { model: &route.offer.id, served });
-    }
-    let now = engine.now();
-    let next = match &verdict {
-        Verdict::Done => Next::Finish(Box::new(record.done(route, answer.unwrap_or_default(), now))),
-        Verdict::Failed(failure) => {
-            Next::Finish(Box::new(record.ended(Status::Failed, Some(failure.clone()), now)))
-        }
-        Verdict::Retry { .. } => Next::GoOn,
-    };
-    let detail = failure.map(|failure| failure.message);
-    let attempt = AttemptEnd {
-        attempt: held.attempt,
-        bill,
-        outcome,
-        usage,
-        model_served,
-        provider_ms: took_ms,
-        detail,
-    };
-    let generation = Some(held.generation);
-    let conclusion = Conclusion { key: job.key.clone(), generation, job: None, attempt: Some(attempt), next };
-    let concluded = conclude(engine, conclusion).await?;
-    let (cost, presumed) = match bill {
-        Bill::Actual(cost) => (cost, NanoUsd::ZERO),
-        Bill::Nothing => (NanoUsd::ZERO, NanoUsd::ZERO),
-        Bill::Unknown => (NanoUsd::ZERO, route.hold),
-    };
-    engine.hear(&Happened::CallEnded {
-        route,
-        outcome,
-        cost,
-        presumed,
-        usage: usage.as_ref(),
-        took: reply.took,
-    });
-    if let Some(by) = concluded {
-        engine.parts.fleet.set_quarantined(&route.offer.id, true);
-        engine.hear(&Happened::Overshoot { model: &route.offer.id, by });
-    }
-    match verdict {
-        Verdict::Done | Verdict::Failed(_) => Ok(Step::Over(Fate::Settled)),
-        Verdict::Retry { after, not_here } => {
-            if not_here {
-                record.failed_on.push(route.offer.id.clone());
-            }
-            engine.pause_until(engine.now().mono + after).await;
-            Ok(Step::Again)
-        }
-    }
-}
-
-/// Records an end in the ledger and, once durable, tells whoever watches. Answers the overshoot.
-///
-/// A conclusion may be repeated without harm, so a store that stumbles is asked again; giving up
-/// leaves the hold in place, which the next session turns into presumed spend.
-async fn conclude(engine: &Engine, conclusion: Conclusion) -> Result<Option<NanoUsd>, StoreError> {
-    let mut tries = 0;
-    let concluded = loop {
-        tries += 1;
-        match engine.parts.ledger.conclude(conclusion.clone()).await {
-            Ok(concluded) => break concluded,
-            Err(error) if tries >= CONCLUDE_TRIES => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, job = %conclusion.key, tries, "the end of a call could not be recorded");
-                engine.parts.clock.sleep_until(engine.now().mono + CONCLUDE_PAUSE * tries).await;
-            }
-        }
-    };
-    engine.waiting.wake(&conclusion.key.project);
-    if let (true, Next::Finish(result)) = (concluded.finished, &conclusion.next) {
-        engine.hear(&Happened::JobEnded(result));
-    }
-    Ok(concluded.overshoot)
-}
-
-async fn end(engine: &Engine, record: &Record, status: Status, failure: Failure) -> Stepped {
-    let result = record.ended(status, Some(failure), engine.now());
-    let job = Some((Arc::clone(&record.job), record.accepted_at));
-    finish(engine, job, result).await.map(Step::Over)
-}
-
-async fn fail(engine: &Engine, record: &Record, failure: Failure) -> Result<Fate, StoreError> {
-    let result = record.ended(Status::Failed, Some(failure), engine.now());
-    finish(engine, Some((Arc::clone(&record.job), record.accepted_at)), result).await
-}
-
-/// Makes a job terminal without a call.
-async fn finish(
-    engine: &Engine,
-    job: Option<(Arc<Job>, crate::types::Wall)>,
-    result: JobResult,
-) -> Result<Fate, StoreError> {
-    let key = JobKey { project: result.project.clone(), id: result.id.clone() };
-    let next = Next::Finish(Box::new(result));
-    conclude(engine, Conclusion { key, generation: None, job, attempt: None, next }).await?;
-    Ok(Fate::Settled)
-}
-
-/// A line that is no job becomes a failed result; it never becomes a job.
-async fn refuse_line(engine: &Engine, line: Malformed) -> Result<Fate, StoreError> {
-    let now = engine.now();
-    let nothing = Job {
-        key: line.key,
-        task: line.task,
-        request: crate::types::job::Request::default(),
-        request_bytes: 0,
-        body_hash: [0; 32],
-        terms: crate::types::job::Terms::default(),
-        metadata: None,
-    };
-    let record = Record::new(Arc::new(nothing), None, now.wall, None);
-    finish(engine, None, record.ended(Status::Failed, Some(line.failure), now)).await
-}
-
-/// Two jobs with one id: the first keeps it, the second fails under an id made from its content.
-async fn refuse_conflict(engine: &Engine, job: &Arc<Job>, place: Option<&Place>) -> Result<Fate, StoreError> {
-    let hash: String = job.body_hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    let message = format!(
-        "id: another job of project {} has the id {:?} with another body",
-        job.key.project,
-        job.key.id.as_str()
-    );
-    let key = JobKey { project: job.key.project.clone(), id: JobId::from(format!("{}~{hash}", job.key.id)) };
-    let failure = Failure::lasting(ErrorCode::InvalidJob, at(place, &message));
-    refuse_line(engine, Malformed { key, task: job.task.clone(), failure }).await
-}
-
-async fn refuse_project(engine: &Engine, record: &Record) -> Stepped {
-    let project = &record.job.key.project;
-    let message = format!(
-        "project: {:?} is not known. Add a [[project]] with this id and a budget to the configuration, \
-         or give [defaults] a budget",
-        project.as_str()
-    );
-    let result = record.ended(
-        Status::Failed,
-        Some(Failure::lasting(ErrorCode::UnknownProject, message)),
-        engine.now(),
-    );
-    finish(engine, None, result).await.map(Step::Over)
-}
-
-async fn over_cap(
-    engine: &Engine,
-    record: &Record,
-    on_cap: OnCap,
-    reason: ParkReason,
-    route: &Route,
-) -> Stepped {
-    match on_cap {
-        OnCap::Park => park(engine, record, reason, Some(route)).await,
-        OnCap::Fail => {
-            let failure = Failure::passing(ErrorCode::BudgetExceeded, reason.sentence());
-            fail(engine, record, failure).await.map(Step::Over)
-        }
-    }
-}
-
-async fn park(engine: &Engine, record: &Record, reason: ParkReason, route: Option<&Route>) -> Stepped {
-    let request = ParkRequest {
-        job: Arc::clone(&record.job),
-        accepted_at: record.accepted_at,
-        reason: reason.clone(),
-        hold: route.map_or(NanoUsd::ZERO, |route| route.hold),
-        runs_for: route.map_or(Duration::ZERO, |route| route.offer.timeout),
-    };
-    let key = &record.job.key;
-    match engine.parts.ledger.park(request).await? {
-        Parked::Kept => {
-            engine.hear(&Happened::JobParked(key, &reason));
-            Ok(Step::Over(Fate::Settled))
-        }
-        Parked::Finished(status) => {
-            engine.hear(&Happened::JobKnown(key, status));
-            Ok(Step::Over(Fate::Settled))
-        }
-        Parked::RoomAgain => {
-            engine.remember_cap(&key.project, None, engine.now().mono);
-            engine.refresh().await?;
-            Ok(Step::Again)
-        }
-    }
-}
-
-/// Queues up, or as the head waits until a hold has been concluded.
-async fn wait_for_room(engine: &Engine, job: &Job, turn: &mut Option<Turn>) {
-    match turn {
-        None => *turn = engine.turn(job).await,
-        Some(turn) => tokio::select! {
-            () = turn.freed() => {}
-            () = engine.pause_until(engine.now().mono + POLL) => {}
-        },
-    }
-}
-
-/// Whatever was held stays held until the session ends; then it counts as presumed.
-async fn after_panic(engine: &Engine, job: &Arc<Job>, panic: &str) -> Result<Fate, StoreError> {
-    tracing::error!(job = %job.key, panic, "the worker panicked over a job");
-    let now = engine.now();
-    let record = Record::new(Arc::clone(job), None, now.wall, None);
-    let failure = Failure::lasting(ErrorCode::Poison, "the worker panicked over this job");
-    finish(engine, Some((Arc::clone(job), now.wall)), record.ended(Status::Failed, Some(failure), now)).await
-}
-
-fn interrupted(panic: &str) -> Reply {
-    let failure = CallFailure {
-        outcome: AttemptOutcome::Interrupted,
-        status: None,
-        from_provider: false,
-        retry_after: None,
-        message: format!("the provider's adapter failed: {panic}"),
-    };
-    Reply {
-        outcome: Err::<Answer, _>(failure),
-        limits: crate::ports::provider::RateFacts::default(),
-        took: Duration::ZERO,
-    }
-}
-
 impl Engine {
-    fn hear(&self, happened: &Happened<'_>) {
+    pub(super) fn hear(&self, happened: &Happened<'_>) {
         self.parts.observer.hear(happened);
     }
 
-    fn attempts_max(&self, job: &Job) -> u32 {
+    pub(super) fn attempts_max(&self, job: &Job) -> u32 {
         job.terms.max_attempts.unwrap_or(self.terms(&job.task).attempts_max).max(1)
     }
 
     /// Sleeps, but not past the end of the run.
-    async fn pause_until(&self, at: Mono) {
+    pub(super) async fn pause_until(&self, at: Mono) {
         tokio::select! {
             () = self.parts.clock.sleep_until(at) => {}
             () = self.parts.tasks.stopping() => {}
@@ -572,15 +183,10 @@ impl Engine {
     }
 
     /// Waits to become the head of the project's line; `None` when the run is ending.
-    async fn turn(&self, job: &Job) -> Option<Turn> {
+    pub(super) async fn turn(&self, job: &Job) -> Option<Turn> {
         tokio::select! {
             turn = self.waiting.turn(&job.key.project, || self.now().mono) => Some(turn),
             () = self.parts.tasks.stopping() => None,
         }
     }
-}
-
-/// A message about a job's own text, led by where that stands.
-fn at(place: Option<&Place>, message: &str) -> String {
-    place.map_or_else(|| message.to_owned(), |place| format!("{place}: {message}"))
 }

@@ -49,13 +49,16 @@ impl Record {
         }
     }
 
-    /// Takes over the calls that an earlier run made.
-    pub(super) fn recall(&mut self, past: Vec<PastAttempt>) {
+    /// Takes over the calls that an earlier run made. Those that ended with their worker count against
+    /// the job only where `deaths_count`.
+    pub(super) fn recall(&mut self, past: Vec<PastAttempt>, deaths_count: bool) {
         for attempt in past {
             let unknown = matches!(attempt.state, HoldState::Held | HoldState::Presumed);
             let outcome =
                 if attempt.interrupted { AttemptOutcome::Interrupted } else { attempt.summary.outcome };
-            self.tally.count(outcome, unknown);
+            if deaths_count || outcome != AttemptOutcome::Interrupted {
+                self.tally.count(outcome, unknown);
+            }
             let sum = if unknown { &mut self.presumed } else { &mut self.spent };
             *sum += attempt.summary.cost_usd;
             self.attempts.push(attempt.summary);

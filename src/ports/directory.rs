@@ -5,23 +5,9 @@ use async_trait::async_trait;
 use super::StoreError;
 use crate::policy::budget::Window;
 use crate::types::catalogue::Prices;
-use crate::types::ledger::{Caps, OnCap, Project, WindowKind};
+pub use crate::types::ledger::ProjectSeed;
+use crate::types::ledger::{Project, WindowKind};
 use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
-
-/// A project as configuration seeds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProjectSeed {
-    /// Its name.
-    pub id: ProjectId,
-    /// IANA time zone name.
-    pub time_zone: String,
-    /// What happens over the cap.
-    pub on_cap: OnCap,
-    /// It needs no cap.
-    pub uncapped: bool,
-    /// Its first caps.
-    pub caps: Caps,
-}
 
 /// A line of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

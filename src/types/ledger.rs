@@ -96,6 +96,21 @@ pub struct Project {
     pub stopped: Option<String>,
 }
 
+/// A project as configuration seeds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectSeed {
+    /// Its name.
+    pub id: ProjectId,
+    /// IANA time zone name.
+    pub time_zone: String,
+    /// What happens over the cap.
+    pub on_cap: OnCap,
+    /// It needs no cap.
+    pub uncapped: bool,
+    /// Its first caps.
+    pub caps: Caps,
+}
+
 /// Permission asked for one call.
 #[derive(Debug, Clone)]
 pub struct BeginRequest {

@@ -1,5 +1,11 @@
 //! All integration tests in one binary.
 
+#![expect(clippy::disallowed_methods, reason = "tests read clocks and spawn as they need")]
+
+mod bad_input;
 mod conformance;
+mod embedded;
+mod kill;
 mod model;
 mod support;
+mod tidy;

@@ -25,10 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lib", &["*"]),
     ("main", &["cli", "app"]),
     // Only `app` knows which adapter stands behind a port, so commands name neither adapters nor engine.
-    (
-        "cli",
-        &["app", "config", "telemetry", "ports", "policy", "types"],
-    ),
+    ("cli", &["app", "config", "telemetry", "ports", "policy", "types"]),
     ("app", &["*"]),
     ("engine", &["ports", "policy", "types"]),
     ("adapters", &["ports", "policy", "types"]),
@@ -45,55 +42,21 @@ const SHARED_ADAPTER: &str = "wire";
 
 /// Vendor crate, the only places under `src/` that may name it, and why.
 const VENDOR_HOMES: &[(&str, &[&str], &str)] = &[
-    (
-        "sqlx",
-        &["adapters/postgres", "adapters/sqlite"],
-        "rows and pools stop at the store adapters",
-    ),
-    (
-        "lapin",
-        &["adapters/rabbitmq"],
-        "channels and delivery tags stop at the queue adapter",
-    ),
+    ("sqlx", &["adapters/postgres", "adapters/sqlite"], "rows and pools stop at the store adapters"),
+    ("lapin", &["adapters/rabbitmq"], "channels and delivery tags stop at the queue adapter"),
     (
         "reqwest",
-        &[
-            "adapters/wire",
-            "adapters/openai",
-            "adapters/anthropic",
-            "adapters/gemini",
-            "adapters/webhook",
-        ],
+        &["adapters/wire", "adapters/openai", "adapters/anthropic", "adapters/gemini", "adapters/webhook"],
         "HTTP stops at the providers and webhooks",
     ),
-    (
-        "governor",
-        &["policy/admission"],
-        "rate limits are decided in one place",
-    ),
-    (
-        "backoff",
-        &["policy/backoff"],
-        "waits are computed in one place",
-    ),
+    ("governor", &["policy/admission"], "rate limits are decided in one place"),
+    ("backoff", &["policy/backoff"], "waits are computed in one place"),
     ("axum", &["admin"], "only the admin API serves HTTP"),
-    (
-        "anyhow",
-        &["main", "cli", "app"],
-        "a library error has a type that callers can branch on",
-    ),
+    ("anyhow", &["main", "cli", "app"], "a library error has a type that callers can branch on"),
     ("indicatif", &["cli"], "only the command line draws"),
     ("comfy_table", &["cli"], "only the command line draws"),
-    (
-        "clap",
-        &["cli", "main"],
-        "arguments become Config before anything else sees them",
-    ),
-    (
-        "rand",
-        &["adapters/simulated", "engine"],
-        "a decision is repeatable; only simulation and jitter draw",
-    ),
+    ("clap", &["cli", "main"], "arguments become Config before anything else sees them"),
+    ("rand", &["adapters/simulated", "engine"], "a decision is repeatable; only simulation and jitter draw"),
     (
         "rand_distr",
         &["adapters/simulated", "engine"],
@@ -118,14 +81,8 @@ const BANS: &[Bans] = &[
             ("async", "a question that needs I/O is not policy"),
             ("::now(", "time is an argument"),
             (".elapsed(", "it reads the clock; time is an argument"),
-            (
-                "Mutex",
-                "policy is owned by its caller, which holds the lock",
-            ),
-            (
-                "RwLock",
-                "policy is owned by its caller, which holds the lock",
-            ),
+            ("Mutex", "policy is owned by its caller, which holds the lock"),
+            ("RwLock", "policy is owned by its caller, which holds the lock"),
             ("std::env", "the environment is read by config, once"),
             ("rand::", "the same question gets the same answer"),
         ],
@@ -140,24 +97,15 @@ const BANS: &[Bans] = &[
         ],
         except: &[],
         in_tests_too: false,
-        banned: &[
-            ("f64", "money is a whole number"),
-            ("f32", "money is a whole number"),
-        ],
+        banned: &[("f64", "money is a whole number"), ("f32", "money is a whole number")],
     },
     Bans {
         within: &["src"],
         except: &["src/engine/tasks"],
         in_tests_too: false,
         banned: &[
-            (
-                "tokio::spawn",
-                "engine/tasks.rs owns every task, so that a drain can wait for it",
-            ),
-            (
-                "task::spawn",
-                "engine/tasks.rs owns every task, so that a drain can wait for it",
-            ),
+            ("tokio::spawn", "engine/tasks.rs owns every task, so that a drain can wait for it"),
+            ("task::spawn", "engine/tasks.rs owns every task, so that a drain can wait for it"),
         ],
     },
     Bans {
@@ -177,14 +125,8 @@ const BANS: &[Bans] = &[
         except: &[],
         in_tests_too: true,
         banned: &[
-            (
-                "#[allow(",
-                "use #[expect(.., reason = \"..\")], which complains when it is no longer needed",
-            ),
-            (
-                "#![allow(",
-                "use #![expect(.., reason = \"..\")], which complains when it is no longer needed",
-            ),
+            ("#[allow(", "use #[expect(.., reason = \"..\")], which complains when it is no longer needed"),
+            ("#![allow(", "use #![expect(.., reason = \"..\")], which complains when it is no longer needed"),
         ],
     },
 ];
@@ -196,21 +138,14 @@ fn sources_keep_the_rules() {
     for folder in ["src", "tests", "loadtest", "benches", "examples", "sql"] {
         list_files(root, folder, &mut files);
     }
-    assert!(
-        files.iter().any(|path| path == "src/lib.rs"),
-        "no sources under {}",
-        root.display()
-    );
+    assert!(files.iter().any(|path| path == "src/lib.rs"), "no sources under {}", root.display());
 
     let mut offences = check_migrations(&files);
     for path in files.iter().filter(|path| path.ends_with(".rs")) {
         let text = fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
         offences.extend(check_source(path, &text));
     }
-    let list: String = offences
-        .iter()
-        .map(|offence| format!("\n{offence}"))
-        .collect();
+    let list: String = offences.iter().map(|offence| format!("\n{offence}")).collect();
     assert!(offences.is_empty(), "{} offences:{list}", offences.len());
 }
 
@@ -219,9 +154,7 @@ fn list_files(root: &Path, folder: &str, files: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(root.join(folder)) else {
         return;
     };
-    let mut entries: Vec<_> = entries
-        .map(|entry| entry.expect("folder is readable"))
-        .collect();
+    let mut entries: Vec<_> = entries.map(|entry| entry.expect("folder is readable")).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
@@ -243,33 +176,19 @@ struct Offence {
 
 impl fmt::Display for Offence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Offence {
-            path,
-            line,
-            what,
-            why,
-        } = self;
+        let Offence { path, line, what, why } = self;
         write!(f, "{path}:{line}: {what} — {why}")
     }
 }
 
 fn offence(path: &str, line: usize, what: impl Into<String>, why: impl Into<String>) -> Offence {
-    Offence {
-        path: path.into(),
-        line,
-        what: what.into(),
-        why: why.into(),
-    }
+    Offence { path: path.into(), line, what: what.into(), why: why.into() }
 }
 
 fn check_source(path: &str, text: &str) -> Vec<Offence> {
     let all = lex(text);
     let is_test_file = path.ends_with("/tests.rs") || path.contains("/tests/");
-    let production = if is_test_file {
-        Vec::new()
-    } else {
-        without_tests(&all)
-    };
+    let production = if is_test_file { Vec::new() } else { without_tests(&all) };
     let mut offences = check_shape(path, text);
     offences.extend(check_bans(path, &all, &production));
     if path.starts_with("src/") {
@@ -287,28 +206,19 @@ fn check_shape(path: &str, text: &str) -> Vec<Offence> {
         offences.push(offence(path, lines, format!("{lines} lines"), why));
     }
     if path.starts_with("src/") && !text.starts_with("//!") {
-        offences.push(offence(
-            path,
-            1,
-            "no `//!` docs",
-            "a module begins by saying what it is for",
-        ));
+        offences.push(offence(path, 1, "no `//!` docs", "a module begins by saying what it is for"));
     }
     offences
 }
 
 fn check_bans(path: &str, all: &[Token<'_>], production: &[Token<'_>]) -> Vec<Offence> {
     let mut offences = Vec::new();
-    for bans in BANS
-        .iter()
-        .filter(|b| lies_in(path, b.within) && !lies_in(path, b.except))
-    {
+    for bans in BANS.iter().filter(|b| lies_in(path, b.within) && !lies_in(path, b.except)) {
         let tokens = if bans.in_tests_too { all } else { production };
         for (banned, why) in bans.banned {
             let pattern = lex(banned);
             let hits = (0..tokens.len()).filter(|&at| starts_with(&tokens[at..], &pattern));
-            offences
-                .extend(hits.map(|at| offence(path, tokens[at].line, format!("`{banned}`"), *why)));
+            offences.extend(hits.map(|at| offence(path, tokens[at].line, format!("`{banned}`"), *why)));
         }
     }
     offences
@@ -318,19 +228,13 @@ fn check_bans(path: &str, all: &[Token<'_>], production: &[Token<'_>]) -> Vec<Of
 fn lies_in(path: &str, places: &[&str]) -> bool {
     places.iter().any(|place| match place.strip_suffix('*') {
         Some(prefix) => path.starts_with(prefix),
-        None => path
-            .strip_prefix(place)
-            .is_some_and(|rest| rest == ".rs" || rest.starts_with('/')),
+        None => path.strip_prefix(place).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')),
     })
 }
 
 fn check_layers(path: &str, tokens: &[Token<'_>]) -> Vec<Offence> {
     let inner = path.strip_prefix("src/").unwrap_or(path);
-    let module = inner
-        .split('/')
-        .next()
-        .unwrap_or(inner)
-        .trim_end_matches(".rs");
+    let module = inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs");
     let Some((_, may_name)) = LAYERS.iter().find(|(name, _)| *name == module) else {
         return vec![offence(
             path,
@@ -354,12 +258,7 @@ fn check_layers(path: &str, tokens: &[Token<'_>]) -> Vec<Offence> {
             && own_adapter.is_some_and(|own| own != other && other != SHARED_ADAPTER)
         {
             let why = "an adapter never names another adapter";
-            offences.push(offence(
-                path,
-                line,
-                format!("`crate::adapters::{other}`"),
-                why,
-            ));
+            offences.push(offence(path, line, format!("`crate::adapters::{other}`"), why));
         }
     }
     // `use crate::x::{self, y}` names x twice.
@@ -377,9 +276,7 @@ fn check_vendors(path: &str, tokens: &[Token<'_>]) -> Vec<Offence> {
         }
         // `backoff` is a crate and one of our modules: where the module is in scope, the bare name means it.
         let is_ours = own_paths.iter().any(|(_, named)| named.contains(vendor))
-            || tokens
-                .windows(2)
-                .any(|pair| pair[0].text == "mod" && pair[1].text == *vendor);
+            || tokens.windows(2).any(|pair| pair[0].text == "mod" && pair[1].text == *vendor);
         for at in (0..tokens.len()).filter(|&at| tokens[at].text == *vendor) {
             let before = |n: usize| at.checked_sub(n).map_or("", |at| tokens[at].text);
             let is_head = match before(1) {
@@ -400,10 +297,7 @@ fn check_vendors(path: &str, tokens: &[Token<'_>]) -> Vec<Offence> {
 /// Each dialect's migrations are numbered 0001, 0002, .. and every dialect has the same ones.
 fn check_migrations(paths: &[String]) -> Vec<Offence> {
     let mut dialects: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for path in paths
-        .iter()
-        .filter(|path| path.starts_with("sql/") && path.ends_with(".sql"))
-    {
+    for path in paths.iter().filter(|path| path.starts_with("sql/") && path.ends_with(".sql")) {
         let (folder, name) = path.rsplit_once('/').expect("path begins with sql/");
         if name.starts_with(|c: char| c.is_ascii_digit()) {
             dialects.entry(folder).or_default().insert(name);
@@ -414,24 +308,12 @@ fn check_migrations(paths: &[String]) -> Vec<Offence> {
     for (folder, names) in &dialects {
         for name in every.difference(names) {
             let why = "another dialect has it; a store behaves the same on each";
-            offences.push(offence(
-                &format!("{folder}/{name}"),
-                1,
-                "missing migration",
-                why,
-            ));
+            offences.push(offence(&format!("{folder}/{name}"), 1, "missing migration", why));
         }
         for (name, number) in names.iter().zip(1..) {
             if !name.starts_with(&format!("{number:04}_")) {
-                let why = format!(
-                    "expected {number:04}_: numbers are four digits, unique and without a gap"
-                );
-                offences.push(offence(
-                    &format!("{folder}/{name}"),
-                    1,
-                    "migration number",
-                    why,
-                ));
+                let why = format!("expected {number:04}_: numbers are four digits, unique and without a gap");
+                offences.push(offence(&format!("{folder}/{name}"), 1, "migration number", why));
                 break; // every later number would be reported too
             }
         }

@@ -124,7 +124,7 @@ pub(super) async fn connect(path: &Path) -> Sql<SqliteConnection> {
         // Fewer, longer checkpoints: each one syncs the main file.
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
-        .pragma("cache_size", "-65536")
+        .pragma("cache_size", "-16384")
         .pragma("temp_store", "MEMORY")
         .disable_statement_logging()
         .connect()

@@ -46,8 +46,7 @@ impl Store {
     pub async fn session(&self, spec: &SessionSpec) -> Result<(Writer, WriterTask, Opened), StoreError> {
         let lock = lock(&self.path)?;
         let now = self.clock.now().wall;
-        let millis = u64::try_from(now.0 / 1000).unwrap_or(0);
-        let worker = WorkerId(uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid());
+        let worker = WorkerId(uuid::Uuid::now_v7());
         let mut conn = connect(&self.path).await.map_err(|error| self.told(&error))?;
         let opened = open(&mut conn, worker, spec, now).await;
         let (run, opened) = opened.map_err(|error| self.told(&error))?;

@@ -1,3 +1,5 @@
+//! One table of lines: what is accepted as what, and what is refused with which words.
+
 use std::collections::HashMap;
 use std::time::Duration;
 

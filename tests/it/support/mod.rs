@@ -1,5 +1,7 @@
 //! Values that tests are made of.
 
+pub(crate) mod desk;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 

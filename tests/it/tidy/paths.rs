@@ -51,12 +51,6 @@ fn expand<'a>(
 
 /// `src/policy/route.rs` is `[policy, route]`, `src/policy/mod.rs` is `[policy]`, the two roots are empty.
 pub(super) fn module_path(path: &str) -> Vec<&str> {
-    let inner = path
-        .strip_prefix("src/")
-        .unwrap_or(path)
-        .trim_end_matches(".rs");
-    inner
-        .split('/')
-        .filter(|name| !["mod", "lib", "main"].contains(name))
-        .collect()
+    let inner = path.strip_prefix("src/").unwrap_or(path).trim_end_matches(".rs");
+    inner.split('/').filter(|name| !["mod", "lib", "main"].contains(name)).collect()
 }

@@ -6,10 +6,7 @@ use super::*;
 #[track_caller]
 fn check(path: &str, text: &str, expected: &[&str]) {
     let offences = check_source(path, &format!("//! Docs.\n{text}"));
-    let said: Vec<_> = offences
-        .iter()
-        .map(|o| format!("{}: {}", o.line, o.what))
-        .collect();
+    let said: Vec<_> = offences.iter().map(|o| format!("{}: {}", o.line, o.what)).collect();
     assert_eq!(said, expected, "{path}: {text}");
 }
 
@@ -18,9 +15,7 @@ fn check(path: &str, text: &str, expected: &[&str]) {
 fn check_table(table: &str) {
     for row in table.lines().filter(|row| !row.trim().is_empty()) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let [path, code, what] = cells[..] else {
-            panic!("not three cells: {row}")
-        };
+        let [path, code, what] = cells[..] else { panic!("not three cells: {row}") };
         let expected = [&*format!("2: `{what}`")];
         check(path, code, &expected[usize::from(what.is_empty())..]);
     }
@@ -57,11 +52,7 @@ fn layers() {
         src/app.rs            | use crate::{adapters::sqlite, engine, config};      |
         ",
     );
-    check(
-        "src/policy/route.rs",
-        "use crate::{\n    types,\n    ports,\n};",
-        &["4: `crate::ports`"],
-    );
+    check("src/policy/route.rs", "use crate::{\n    types,\n    ports,\n};", &["4: `crate::ports`"]);
     check("src/util.rs", "", &["1: root module `util`"]);
 }
 
@@ -122,23 +113,11 @@ fn policy_is_pure() {
         check(path, "fn f() { Instant::now() }", &["2: `::now(`"]);
         check(path, "fn f() { start.elapsed() }", &["2: `.elapsed(`"]);
         check(path, "use std::sync::Mutex;", &["2: `Mutex`"]);
-        check(
-            path,
-            "struct S { a: std::sync::RwLock<u8> }",
-            &["2: `RwLock`"],
-        );
+        check(path, "struct S { a: std::sync::RwLock<u8> }", &["2: `RwLock`"]);
         check(path, "fn f() { std::env::var(\"A\") }", &["2: `std::env`"]);
-        check(
-            path,
-            "fn f() { now.elapsed_ms(then); limiter.now() } /* async */ // Mutex",
-            &[],
-        );
+        check(path, "fn f() { now.elapsed_ms(then); limiter.now() } /* async */ // Mutex", &[]);
     }
-    check(
-        "src/policy/route.rs",
-        "fn f() { rand::random() }",
-        &["2: `rand::`", "2: `rand`"],
-    );
+    check("src/policy/route.rs", "fn f() { rand::random() }", &["2: `rand::`", "2: `rand`"]);
     check("src/engine/process.rs", "async fn f(a: Mutex<u8>) {}", &[]);
 }
 
@@ -161,26 +140,10 @@ fn money_is_never_a_float() {
 
 #[test]
 fn tasks_are_spawned_in_one_place() {
-    check(
-        "src/engine/consumer.rs",
-        "fn f() { tokio::spawn(g()) }",
-        &["2: `tokio::spawn`"],
-    );
-    check(
-        "src/adapters/sqlite.rs",
-        "fn f() { task::spawn(g()) }",
-        &["2: `task::spawn`"],
-    );
-    check(
-        "src/engine/tasks.rs",
-        "fn f() { tokio::spawn(g()); tokio::task::spawn(g()) }",
-        &[],
-    );
-    check(
-        "src/adapters/sqlite.rs",
-        "fn f() { tokio::task::spawn_blocking(g); tasks.spawn(g) }",
-        &[],
-    );
+    check("src/engine/consumer.rs", "fn f() { tokio::spawn(g()) }", &["2: `tokio::spawn`"]);
+    check("src/adapters/sqlite.rs", "fn f() { task::spawn(g()) }", &["2: `task::spawn`"]);
+    check("src/engine/tasks.rs", "fn f() { tokio::spawn(g()); tokio::task::spawn(g()) }", &[]);
+    check("src/adapters/sqlite.rs", "fn f() { tokio::task::spawn_blocking(g); tasks.spawn(g) }", &[]);
     check("tests/it/sim.rs", "fn f() { tokio::spawn(g()) }", &[]);
 }
 
@@ -188,42 +151,17 @@ fn tasks_are_spawned_in_one_place() {
 fn nothing_is_left_over() {
     for path in ["src/engine/process.rs", "tests/it/sim.rs"] {
         check(path, "fn f() { todo!() }", &["2: `todo!`"]);
-        check(
-            path,
-            "fn f() { unimplemented!(\"x\") }",
-            &["2: `unimplemented!`"],
-        );
+        check(path, "fn f() { unimplemented!(\"x\") }", &["2: `unimplemented!`"]);
         check(path, "fn f() { dbg!(1); }", &["2: `dbg!`"]);
         check(path, "#[ignore = \"slow\"]\nfn f() {}", &["2: `#[ignore`"]);
-        check(
-            path,
-            "fn f() { std::thread::sleep(d) }",
-            &["2: `thread::sleep`"],
-        );
-        check(
-            path,
-            "#[cfg(test)]\nmod tests {\n    #[ignore]\n    fn f() {}\n}",
-            &["4: `#[ignore`"],
-        );
-        check(
-            path,
-            "// todo!()\nfn f() { tokio::time::sleep(d); \"dbg!\" }",
-            &[],
-        );
+        check(path, "fn f() { std::thread::sleep(d) }", &["2: `thread::sleep`"]);
+        check(path, "#[cfg(test)]\nmod tests {\n    #[ignore]\n    fn f() {}\n}", &["4: `#[ignore`"]);
+        check(path, "// todo!()\nfn f() { tokio::time::sleep(d); \"dbg!\" }", &[]);
     }
-    for path in [
-        "src/engine/process.rs",
-        "tests/it/sim.rs",
-        "loadtest/src/main.rs",
-        "benches/route.rs",
-    ] {
+    for path in ["src/engine/process.rs", "tests/it/sim.rs", "loadtest/src/main.rs", "benches/route.rs"] {
         check(path, "#[allow(dead_code)]\nfn f() {}", &["2: `#[allow(`"]);
         check(path, "#![allow(dead_code)]", &["2: `#![allow(`"]);
-        check(
-            path,
-            "#[expect(dead_code, reason = \"why\")]\nfn f() {}",
-            &[],
-        );
+        check(path, "#[expect(dead_code, reason = \"why\")]\nfn f() {}", &[]);
     }
 }
 
@@ -238,55 +176,30 @@ fn files_are_short_and_documented() {
     ] {
         let offences = check_source(path, &"//!\n".repeat(lines));
         let said: Vec<_> = offences.iter().map(|o| o.what.as_str()).collect();
-        assert_eq!(
-            said,
-            if is_long { vec!["501 lines"] } else { vec![] },
-            "{path}"
-        );
+        assert_eq!(said, if is_long { vec!["501 lines"] } else { vec![] }, "{path}");
     }
-    assert_eq!(
-        check_source("src/app.rs", "use std::fmt;\n//! Docs.")[0].what,
-        "no `//!` docs"
-    );
+    assert_eq!(check_source("src/app.rs", "use std::fmt;\n//! Docs.")[0].what, "no `//!` docs");
     assert!(check_source("tests/it/sim.rs", "use std::fmt;").is_empty());
 }
 
 #[test]
 fn test_items_are_exempt_and_the_code_after_them_is_not() {
     let path = "src/policy/route.rs";
-    check(
-        path,
-        "#[cfg(test)]\nmod tests {\n    async fn f() { g(\"}\") }\n}",
-        &[],
-    );
+    check(path, "#[cfg(test)]\nmod tests {\n    async fn f() { g(\"}\") }\n}", &[]);
     check(
         path,
         "#[cfg(test)]\n#[expect(x)]\nmod tests { async fn f() {} }\nstatic A: Mutex<u8>;",
         &["5: `Mutex`"],
     );
-    check(
-        path,
-        "#[cfg(test)]\nmod tests;\nasync fn f() {}",
-        &["4: `async`"],
-    );
-    check(
-        path,
-        "#[cfg(test)]\nfn f(a: [u8; 4]) -> Mutex<u8> { g() }\nasync fn h() {}",
-        &["4: `async`"],
-    );
+    check(path, "#[cfg(test)]\nmod tests;\nasync fn f() {}", &["4: `async`"]);
+    check(path, "#[cfg(test)]\nfn f(a: [u8; 4]) -> Mutex<u8> { g() }\nasync fn h() {}", &["4: `async`"]);
     check(path, "#[cfg(not(test))]\nasync fn f() {}", &["3: `async`"]);
     check("src/policy/route/tests.rs", "async fn f() {}", &[]);
 }
 
 #[test]
 fn literals_and_comments_are_not_code() {
-    let texts = |text| {
-        lex(text)
-            .iter()
-            .map(|token| token.text)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let texts = |text| lex(text).iter().map(|token| token.text).collect::<Vec<_>>().join(" ");
     assert_eq!(texts("a /* b /* c */ d */ e // f\ng"), "a e g");
     assert_eq!(
         texts(r##"f("\"a", r#"b"c"#, b"d", b'e', '\'', '"', br"\")"##),
@@ -296,10 +209,7 @@ fn literals_and_comments_are_not_code() {
         texts("fn f<'a>(x: &'a str, r#type: u8) { 1_f64 + 0xf32 }"),
         "fn f < ' a > ( x : & ' a str , r # type : u8 ) { 1_ f64 + 0xf32 }"
     );
-    assert_eq!(
-        lex("\"a\n\\\nb\"\n/*\n*/ c").last().map(|token| token.line),
-        Some(5)
-    );
+    assert_eq!(lex("\"a\n\\\nb\"\n/*\n*/ c").last().map(|token| token.line), Some(5));
 }
 
 #[test]
@@ -307,45 +217,19 @@ fn migrations_are_consecutive_and_the_same_in_every_dialect() {
     let check = |paths: &[&str], expected: &[&str]| {
         let paths: Vec<String> = paths.iter().map(|path| format!("sql/{path}")).collect();
         let offences = check_migrations(&paths);
-        let said: Vec<_> = offences
-            .iter()
-            .map(|o| format!("{}: {}", o.path, o.what))
-            .collect();
+        let said: Vec<_> = offences.iter().map(|o| format!("{}: {}", o.path, o.what)).collect();
         assert_eq!(said, expected, "{paths:?}");
     };
-    check(
-        &["sqlite/0001_a.sql", "sqlite/0002_b.sql", "sqlite/begin.sql"],
-        &[],
-    );
-    check(
-        &[
-            "sqlite/0001_a.sql",
-            "postgres/0001_a.sql",
-            "postgres/begin.sql",
-        ],
-        &[],
-    );
+    check(&["sqlite/0001_a.sql", "sqlite/0002_b.sql", "sqlite/begin.sql"], &[]);
+    check(&["sqlite/0001_a.sql", "postgres/0001_a.sql", "postgres/begin.sql"], &[]);
     check(&["sqlite/0001_a.sql", "postgres/begin.sql"], &[]);
     check(
-        &[
-            "sqlite/0001_a.sql",
-            "postgres/0001_a.sql",
-            "postgres/0002_b.sql",
-        ],
+        &["sqlite/0001_a.sql", "postgres/0001_a.sql", "postgres/0002_b.sql"],
         &["sql/sqlite/0002_b.sql: missing migration"],
     );
-    check(
-        &["sqlite/0001_a.sql", "sqlite/0003_c.sql"],
-        &["sql/sqlite/0003_c.sql: migration number"],
-    );
-    check(
-        &["sqlite/0001_a.sql", "sqlite/0001_b.sql"],
-        &["sql/sqlite/0001_b.sql: migration number"],
-    );
-    check(
-        &["sqlite/001_a.sql"],
-        &["sql/sqlite/001_a.sql: migration number"],
-    );
+    check(&["sqlite/0001_a.sql", "sqlite/0003_c.sql"], &["sql/sqlite/0003_c.sql: migration number"]);
+    check(&["sqlite/0001_a.sql", "sqlite/0001_b.sql"], &["sql/sqlite/0001_b.sql: migration number"]);
+    check(&["sqlite/001_a.sql"], &["sql/sqlite/001_a.sql: migration number"]);
 }
 
 #[test]

@@ -21,15 +21,9 @@ pub(super) fn lex(text: &str) -> Vec<Token<'_>> {
             (length, "\"\"")
         } else if first.is_ascii_digit() {
             // A type suffix is a word of its own (`1_f64`), except that a hexadecimal number has letters.
-            let is_radix = ["0x", "0b", "0o"]
-                .iter()
-                .any(|radix| rest.starts_with(radix));
+            let is_radix = ["0x", "0b", "0o"].iter().any(|radix| rest.starts_with(radix));
             let is_digit = |c: char| {
-                if is_radix {
-                    is_word(c)
-                } else {
-                    c.is_ascii_digit() || c == '_'
-                }
+                if is_radix { is_word(c) } else { c.is_ascii_digit() || c == '_' }
             };
             let length = rest.find(|c| !is_digit(c)).unwrap_or(rest.len());
             (length, &rest[..length])
@@ -37,11 +31,7 @@ pub(super) fn lex(text: &str) -> Vec<Token<'_>> {
             let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
             (length, &rest[..length])
         } else {
-            let length = if rest.starts_with("::") {
-                2
-            } else {
-                first.len_utf8()
-            };
+            let length = if rest.starts_with("::") { 2 } else { first.len_utf8() };
             (length, rest[..length].trim())
         };
         if !token.is_empty() {
@@ -104,10 +94,7 @@ fn literal_length(rest: &str) -> Option<usize> {
 
 pub(super) fn starts_with(tokens: &[Token<'_>], pattern: &[Token<'_>]) -> bool {
     tokens.len() >= pattern.len()
-        && tokens
-            .iter()
-            .zip(pattern)
-            .all(|(token, wanted)| token.text == wanted.text)
+        && tokens.iter().zip(pattern).all(|(token, wanted)| token.text == wanted.text)
 }
 
 /// Leaves out each item under `#[cfg(test)]`, whatever kind of item it is.

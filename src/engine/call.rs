@@ -1,0 +1,255 @@
+//! The part of a job's life that costs money: admission, hold, call, settlement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::context::Engine;
+use super::ending::{conclude, end, over_cap, park, refuse_conflict, refuse_project};
+use super::fleet::{CallPermit, Report};
+use super::process::{Step, Stepped};
+use super::record::Record;
+use super::tasks::catch_panic;
+use super::waiting::Turn;
+use crate::policy::verdict::{Ended, Verdict, bill, judge};
+use crate::ports::provider::{Answer, Call, CallFailure, RateFacts, Reply};
+use crate::ports::queue::Fate;
+use crate::ports::{Happened, StoreError};
+use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason};
+use crate::types::outcome::AttemptEnd;
+use crate::types::{AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, NanoUsd, Route, Status};
+
+/// Waits that only exist in case a wake-up from another process was missed.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Admission, hold, call, settlement: the part that costs money.
+pub(super) async fn call(
+    engine: &Engine,
+    record: &mut Record,
+    turn: &mut Option<Turn>,
+    on_cap: OnCap,
+    route: &Route,
+) -> Stepped {
+    let job = Arc::clone(&record.job);
+    let admitted = tokio::select! {
+        admitted = engine.parts.fleet.admit(&job, route) => admitted,
+        () = engine.parts.tasks.stopping() => None,
+    };
+    let Some(permit) = admitted else { return Ok(Step::Again) };
+    let attempt = AttemptId(Uuid::now_v7());
+    let request = BeginRequest {
+        attempt,
+        job: Arc::clone(&job),
+        accepted_at: record.accepted_at,
+        provider: route.offer.provider.clone(),
+        model: route.offer.id.clone(),
+        price_version: route.offer.price_version,
+        hold: route.hold,
+        runs_for: route.offer.timeout,
+        explanation: serde_json::to_string(&route.explanation).unwrap_or_default(),
+        hedge: false,
+    };
+    let answer = match engine.parts.ledger.begin(request).await {
+        Ok(Begin::Go { attempt_no, generation }) => {
+            *turn = None;
+            engine.remember_cap(&job.key.project, None, engine.now().mono);
+            return run_call(engine, record, route, permit, Held { attempt, attempt_no, generation }).await;
+        }
+        answer => {
+            engine.parts.fleet.give_back(route, permit);
+            answer?
+        }
+    };
+    match answer {
+        Begin::Go { .. } | Begin::Finished(Status::Cancelled) | Begin::Cancelled => {
+            end(engine, record, Status::Cancelled, Failure::lasting(ErrorCode::Cancelled, "cancelled")).await
+        }
+        Begin::Finished(status) => {
+            engine.hear(&Happened::JobKnown(&job.key, status));
+            Ok(Step::Over(Fate::Settled))
+        }
+        // Another process works on it: its result will be there when this one asks again.
+        Begin::InFlight => {
+            engine.pause_until(engine.now().mono + POLL).await;
+            Ok(Step::Again)
+        }
+        Begin::Wait => {
+            wait_for_room(engine, &job, turn).await;
+            Ok(Step::Again)
+        }
+        Begin::CapReached(cap) => {
+            engine.remember_cap(&job.key.project, Some(cap), engine.now().mono);
+            over_cap(engine, record, on_cap, ParkReason::Cap(cap), route).await
+        }
+        Begin::NeverFits { window, cap } => {
+            over_cap(engine, record, on_cap, ParkReason::NeverFits { window, cap }, route).await
+        }
+        Begin::Stopped(reason) => park(engine, record, ParkReason::Stopped { reason }, Some(route)).await,
+        Begin::Quarantined(_) => {
+            engine.parts.fleet.set_quarantined(&route.offer.id, true);
+            Ok(Step::Again)
+        }
+        Begin::Conflict => refuse_conflict(engine, &job, record.place()).await.map(Step::Over),
+        Begin::UnknownProject => refuse_project(engine, record).await,
+        Begin::Fenced => Err(StoreError::unavailable(
+            "this run's session was ended by another one; its calls count as presumed. Run again to go on",
+        )),
+    }
+}
+
+/// A hold that is durable.
+struct Held {
+    attempt: AttemptId,
+    attempt_no: u32,
+    generation: u32,
+}
+
+async fn run_call(
+    engine: &Engine,
+    record: &mut Record,
+    route: &Route,
+    permit: CallPermit,
+    held: Held,
+) -> Stepped {
+    let job = Arc::clone(&record.job);
+    record.call_started(engine.now().wall);
+    engine.hear(&Happened::CallStarted(route));
+    let call = Call {
+        attempt: held.attempt,
+        attempt_no: held.attempt_no,
+        job: Arc::clone(&job),
+        offer: Arc::clone(&route.offer),
+        max_output_tokens: route.max_output_tokens,
+        input_tokens_max: route.input_tokens_max,
+    };
+    // A panic in an adapter must not leave the money hanging: nobody knows what was sent.
+    let reply = match engine.parts.providers.get(&route.offer.provider) {
+        Some(provider) => catch_panic(provider.complete(&call, engine.now().wall)).await,
+        None => Err("no adapter for this provider".to_owned()),
+    };
+    let reply = reply.unwrap_or_else(|panic| interrupted(&panic));
+    settle_call(engine, record, route, permit, held, reply).await
+}
+
+/// What the call's end means, carried out: fleet, money, job.
+async fn settle_call(
+    engine: &Engine,
+    record: &mut Record,
+    route: &Route,
+    permit: CallPermit,
+    held: Held,
+    reply: Reply,
+) -> Stepped {
+    let job = Arc::clone(&record.job);
+    let jitter_permille = (held.attempt.0.as_u128() % 1001) as u32;
+    let (answer, failure) = match reply.outcome {
+        Ok(answer) => (Some(answer), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let usage = answer.as_ref().and_then(|answer| answer.usage);
+    let outcome = match (&failure, usage) {
+        (Some(failure), _) => failure.outcome,
+        (None, Some(_)) => AttemptOutcome::Ok,
+        (None, None) => AttemptOutcome::OkWithoutUsage,
+    };
+    let ended = Ended {
+        outcome,
+        status: failure.as_ref().and_then(|failure| failure.status),
+        from_provider: failure.as_ref().is_none_or(|failure| failure.from_provider),
+        usage: usage.as_ref(),
+        retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
+    };
+    let took_ms = u64::try_from(reply.took.as_millis()).unwrap_or(u64::MAX);
+    let report = Report {
+        outcome,
+        usage: usage.as_ref(),
+        retry_after: ended.retry_after,
+        took: reply.took,
+        jitter_permille,
+    };
+    for (provider, model, transition) in engine.parts.fleet.report(&job, route, permit, &report) {
+        engine.hear(&Happened::Breaker { provider: &provider, model: model.as_ref(), transition });
+    }
+    let unbilled =
+        engine.parts.rules.unbilled_errors.get(&route.offer.provider).map_or(&[][..], Vec::as_slice);
+    let bill = bill(&ended, route.offer.prices.as_ref(), unbilled);
+    record.call_ended(route, outcome, bill, usage.as_ref(), took_ms);
+    let message = failure.as_ref().map_or_else(String::new, |failure| failure.message.clone());
+    let attempts_max = engine.attempts_max(&job);
+    let verdict = judge(&ended, &record.tally, attempts_max, &message, jitter_permille);
+    let model_served = answer.as_ref().and_then(|answer| answer.model_served.clone());
+    if let Some(served) = model_served.as_deref().filter(|served| !route.offer.is_known_to_serve(served)) {
+        engine.hear(&Happened::UnknownSnapshot { model: &route.offer.id, served });
+    }
+    let now = engine.now();
+    let next = match &verdict {
+        Verdict::Done => Next::Finish(Box::new(record.done(route, answer.unwrap_or_default(), now))),
+        Verdict::Failed(failure) => {
+            Next::Finish(Box::new(record.ended(Status::Failed, Some(failure.clone()), now)))
+        }
+        Verdict::Retry { .. } => Next::GoOn,
+    };
+    let detail = failure.map(|failure| failure.message);
+    let attempt = AttemptEnd {
+        attempt: held.attempt,
+        bill,
+        outcome,
+        usage,
+        model_served,
+        provider_ms: took_ms,
+        detail,
+    };
+    let generation = Some(held.generation);
+    let conclusion = Conclusion { key: job.key.clone(), generation, job: None, attempt: Some(attempt), next };
+    let concluded = conclude(engine, conclusion).await?;
+    let (cost, presumed) = match bill {
+        Bill::Actual(cost) => (cost, NanoUsd::ZERO),
+        Bill::Nothing => (NanoUsd::ZERO, NanoUsd::ZERO),
+        Bill::Unknown => (NanoUsd::ZERO, route.hold),
+    };
+    engine.hear(&Happened::CallEnded {
+        route,
+        outcome,
+        cost,
+        presumed,
+        usage: usage.as_ref(),
+        took: reply.took,
+    });
+    if let Some(by) = concluded {
+        engine.parts.fleet.set_quarantined(&route.offer.id, true);
+        engine.hear(&Happened::Overshoot { model: &route.offer.id, by });
+    }
+    match verdict {
+        Verdict::Done | Verdict::Failed(_) => Ok(Step::Over(Fate::Settled)),
+        Verdict::Retry { after, not_here } => {
+            if not_here {
+                record.failed_on.push(route.offer.id.clone());
+            }
+            engine.pause_until(engine.now().mono + after).await;
+            Ok(Step::Again)
+        }
+    }
+}
+
+/// Queues up, or as the head waits until a hold has been concluded.
+async fn wait_for_room(engine: &Engine, job: &Job, turn: &mut Option<Turn>) {
+    match turn {
+        None => *turn = engine.turn(job).await,
+        Some(turn) => tokio::select! {
+            () = turn.freed() => {}
+            () = engine.pause_until(engine.now().mono + POLL) => {}
+        },
+    }
+}
+
+fn interrupted(panic: &str) -> Reply {
+    let failure = CallFailure {
+        outcome: AttemptOutcome::Interrupted,
+        status: None,
+        from_provider: false,
+        retry_after: None,
+        message: format!("the provider's adapter failed: {panic}"),
+    };
+    Reply { outcome: Err::<Answer, _>(failure), limits: RateFacts::default(), took: Duration::ZERO }
+}
