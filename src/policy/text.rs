@@ -44,9 +44,9 @@ fn clean(value: &mut Value) -> bool {
             *text = without_nul(text).into_owned();
             true
         }
-        Value::Array(items) => items.iter_mut().fold(false, |any, item| clean(item) || any),
+        Value::Array(items) => clean_all(items.iter_mut()),
         Value::Object(fields) => {
-            let mut any = fields.values_mut().fold(false, |any, field| clean(field) || any);
+            let mut any = clean_all(fields.values_mut());
             if fields.keys().any(|name| name.contains('\0')) {
                 any = true;
                 *fields = std::mem::take(fields)
@@ -58,4 +58,12 @@ fn clean(value: &mut Value) -> bool {
         }
         _ => false,
     }
+}
+
+fn clean_all<'v>(values: impl Iterator<Item = &'v mut Value>) -> bool {
+    let mut any = false;
+    for value in values {
+        any |= clean(value);
+    }
+    any
 }

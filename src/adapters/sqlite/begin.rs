@@ -13,8 +13,9 @@ use crate::policy::book::Book;
 use crate::policy::gate::{self, Facts, JobState};
 use crate::policy::text::{storable_key, without_nul};
 use crate::ports::StoreError;
-use crate::types::ledger::{Begin, BeginRequest};
-use crate::types::{JobKey, ModelId, Wall, WindowId};
+use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next};
+use crate::types::outcome::AttemptEnd;
+use crate::types::{AttemptOutcome, Bill, JobKey, ModelId, Wall, WindowId};
 
 /// A request with its key as the store knows it.
 #[derive(Debug)]
@@ -85,6 +86,29 @@ impl Step for Beginning {
         facts::unpark(conn, &keys).await?;
         insert_attempts(conn, session, now, &granted).await?;
         Ok(answers)
+    }
+
+    /// Whoever never heard `Go` never sent a byte: that is the proof on which the hold returns.
+    fn unheard(&self, answer: &Begin) -> Option<Conclusion> {
+        let Begin::Go { generation, .. } = answer else {
+            return None;
+        };
+        let end = AttemptEnd {
+            attempt: self.request.attempt,
+            bill: Bill::Nothing,
+            outcome: AttemptOutcome::NotSent,
+            usage: None,
+            model_served: None,
+            provider_ms: 0,
+            detail: Some("nobody waited for the permission any more".to_owned()),
+        };
+        Some(Conclusion {
+            key: self.request.job.key.clone(),
+            generation: Some(*generation),
+            job: None,
+            attempt: Some(end),
+            next: Next::GoOn,
+        })
     }
 }
 

@@ -56,6 +56,11 @@ pub(super) trait Step: Sized + Send + Sync {
     fn mend(&mut self, _why: &StoreError) -> bool {
         false
     }
+
+    /// What to conclude when nobody was there any more to hear the answer.
+    fn unheard(&self, _answer: &Self::Answer) -> Option<Conclusion> {
+        None
+    }
 }
 
 /// Owns the ledger's connection and the lock. Spawn [`WriterTask::run`].
@@ -126,7 +131,8 @@ impl WriterTask {
         }
         // Concludes first: they free the room that begins ask for.
         self.commit(concludes).await;
-        self.commit(begins).await;
+        let unheard = self.commit(begins).await;
+        self.commit(unheard).await;
         self.commit(parks).await;
         self.commit(lookups).await;
         for reply in beats {
@@ -140,11 +146,12 @@ impl WriterTask {
     }
 
     /// Commits a batch and answers it. On an error that is some item's own, halves the batch until
-    /// that item is alone.
-    async fn commit<S: Step>(&mut self, mut batch: Batch<S>) {
+    /// that item is alone. Returns what to conclude for those who are gone.
+    async fn commit<S: Step>(&mut self, mut batch: Batch<S>) -> Batch<Concluding> {
         let mut answers: Vec<Option<Result<S::Answer, StoreError>>> = Vec::new();
         answers.resize_with(batch.items.len(), || None);
-        let mut todo: Vec<Range<usize>> = vec![0..batch.items.len()];
+        let all: Range<usize> = 0..batch.items.len();
+        let mut todo = vec![all];
         while let Some(range) = todo.pop() {
             if range.is_empty() {
                 continue;
@@ -179,11 +186,15 @@ impl WriterTask {
                 answers[range.start] = Some(Err(told));
             }
         }
-        for (reply, answer) in batch.replies.into_iter().zip(answers) {
+        let mut unheard = Batch::new();
+        for ((item, reply), answer) in batch.items.iter().zip(batch.replies).zip(answers) {
             let answer = answer.unwrap_or_else(|| Err(StoreError::unavailable("the store gave no answer")));
-            // Whoever asked may be gone; what was committed stays true.
-            reply.send(answer).ok();
+            if let Err(Ok(answer)) = reply.send(answer) {
+                let conclusion = item.unheard(&answer).map(Concluding::new);
+                conclusion.into_iter().for_each(|item| unheard.push(item, oneshot::channel().0));
+            }
         }
+        unheard
     }
 
     async fn transact<S: Step>(&mut self, items: &[S]) -> Sql<Vec<Result<S::Answer, StoreError>>> {

@@ -1,7 +1,9 @@
 //! What only a file can do: be locked, be wrong, refuse one row, fill many at once.
 
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -137,6 +139,22 @@ async fn a_bad_item_does_not_take_its_neighbours_down() {
     );
     assert!(error.message.contains("too odd"), "{}", error.message);
     assert_eq!(b.reports.result(&key("p", "j4")).await.expect("an answer"), None);
+    b.verify().await;
+}
+
+#[tokio::test]
+async fn a_permission_that_nobody_hears_is_given_back() {
+    let b = Bench::sqlite().await;
+    {
+        let mut asked = std::pin::pin!(b.ledger.begin(b.ask(job("p", "a", 1), 60)));
+        // Asked, and then given up before the writer comes to it.
+        let pending = std::future::poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx).is_pending()));
+        assert!(pending.await);
+    }
+    // Answered after the batch in which nobody heard.
+    b.ledger.heartbeat().await.expect("alive");
+    b.go("p", "b", 60).await;
+    assert_eq!(b.sums("p", WindowKind::Day).await, (60, 0, 0));
     b.verify().await;
 }
 
