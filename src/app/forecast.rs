@@ -91,11 +91,11 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
                 continue;
             }
         };
-        if let Some(store) = &store {
-            if store.result(&job.key).await?.is_some() {
-                forecast.already += 1;
-                continue;
-            }
+        if let Some(store) = &store
+            && store.result(&job.key).await?.is_some()
+        {
+            forecast.already += 1;
+            continue;
         }
         let now = clock.now();
         let terms = rules.tasks.get(&job.task).unwrap_or(&rules.defaults);

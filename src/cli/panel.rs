@@ -11,7 +11,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::output::say;
+use super::output::{dollars_nearest, say};
 use crate::app::{Panel, RunInfo};
 use crate::policy::breaker::Transition;
 use crate::policy::price::actual_rounded_up;
@@ -309,19 +309,22 @@ impl Panel for RunPanel {
             tally.parked,
             tally.in_flight,
             tally.usage.input_tokens + tally.usage.output_tokens,
-            tally.spent.to_cents_up(),
+            dollars_nearest(tally.spent),
         );
         if tally.presumed > NanoUsd::ZERO {
-            line += &format!(" + presumed {}", tally.presumed.to_cents_up());
+            line += &format!(" + presumed {}", dollars_nearest(tally.presumed));
         }
         if let (Some(left), true) = (left, fresh > 0) {
             let finish = i128::from(tally.spent.0) * i128::from(left) / i128::from(fresh);
             let finish = NanoUsd(i64::try_from(finish).unwrap_or(i64::MAX));
-            line +=
-                &format!(" | to finish {} in {}", finish.to_cents_up(), span(left as f64 / rate.max(0.001)));
+            line += &format!(
+                " | to finish {} in {}",
+                dollars_nearest(finish),
+                span(left as f64 / rate.max(0.001))
+            );
         }
         if let Some(room) = room {
-            line += &format!(" | cap left {}", room.to_cents_up());
+            line += &format!(" | cap left {}", dollars_nearest(room));
         }
         if self.live {
             let models: String = tally
@@ -331,7 +334,7 @@ impl Panel for RunPanel {
                 .collect();
             self.bar.set_position(tally.settled());
             self.bar.set_message(line + &models);
-        } else if state.ticks % PLAIN_EVERY == 0 {
+        } else if state.ticks.is_multiple_of(PLAIN_EVERY) {
             say(&line);
         }
     }

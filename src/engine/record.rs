@@ -52,7 +52,7 @@ impl Record {
     /// Takes over the calls that an earlier run made. Those that ended with their worker count against
     /// the job only where `deaths_count`.
     pub(super) fn recall(&mut self, past: Vec<PastAttempt>, deaths_count: bool) {
-        for attempt in past {
+        for mut attempt in past {
             let unknown = matches!(attempt.state, HoldState::Held | HoldState::Presumed);
             let outcome =
                 if attempt.interrupted { AttemptOutcome::Interrupted } else { attempt.summary.outcome };
@@ -61,6 +61,9 @@ impl Record {
             }
             let sum = if unknown { &mut self.presumed } else { &mut self.spent };
             *sum += attempt.summary.cost_usd;
+            if unknown {
+                attempt.summary.cost_usd = NanoUsd::ZERO;
+            }
             self.attempts.push(attempt.summary);
         }
     }
@@ -91,10 +94,12 @@ impl Record {
         self.tally.count(outcome, bill == Bill::Unknown);
         let cost = match bill {
             Bill::Actual(cost) => cost,
-            Bill::Nothing => NanoUsd::ZERO,
-            Bill::Unknown => route.hold,
+            Bill::Nothing | Bill::Unknown => NanoUsd::ZERO,
         };
-        *(if bill == Bill::Unknown { &mut self.presumed } else { &mut self.spent }) += cost;
+        self.spent += cost;
+        if bill == Bill::Unknown {
+            self.presumed += route.hold;
+        }
         self.usage += usage.copied().unwrap_or_default();
         self.attempts.push(AttemptSummary {
             n: u32::try_from(self.attempts.len() + 1).unwrap_or(u32::MAX),

@@ -69,13 +69,6 @@ impl NanoUsd {
         let amount: Self = text.parse()?;
         if amount.0 < 0 { Err(MoneyError::Negative(text.to_owned())) } else { Ok(amount) }
     }
-
-    /// Dollars rounded to cents upwards, for people: `$0.01` for anything above zero.
-    #[must_use]
-    pub fn to_cents_up(self) -> String {
-        let cents = (i128::from(self.0) + 9_999_999).div_euclid(10_000_000);
-        format!("${}.{:02}", cents / 100, cents % 100)
-    }
 }
 
 impl PicoUsdPerToken {
@@ -232,12 +225,6 @@ mod tests {
         assert_eq!("0.0375".parse(), Ok(PicoUsdPerToken(37_500)));
         assert_eq!("-1".parse::<PicoUsdPerToken>(), Err(MoneyError::Negative("-1".into())));
         assert_eq!(NanoUsd::parse_cap("-1"), Err(MoneyError::Negative("-1".into())));
-    }
-
-    #[test]
-    fn cents_round_up_for_people() {
-        assert_eq!(NanoUsd(1).to_cents_up(), "$0.01");
-        assert_eq!(NanoUsd(12_500_000_000).to_cents_up(), "$12.50");
     }
 
     proptest! {
