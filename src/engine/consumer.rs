@@ -25,10 +25,11 @@ pub async fn consume(engine: &Arc<Engine>, queue: &Arc<dyn Queue>, slots: usize)
             delivery = queue.next() => delivery?,
         };
         let Some(delivery) = delivery else { return Ok(()) };
+        let claim = engine.claim(&delivery);
         let (engine, queue) = (Arc::clone(engine), Arc::clone(queue));
         tasks.spawn_job(async move {
             let receipt = delivery.receipt;
-            let fate = process(&engine, delivery).await;
+            let fate = process(&engine, delivery, claim).await;
             if let Err(error) = queue.settle(receipt, fate).await {
                 tracing::warn!(%error, "the queue did not hear what became of a job; it will come again");
             }

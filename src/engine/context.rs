@@ -1,6 +1,7 @@
 //! What one job's life needs around it, put together once by the composition root.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::policy::route::TaskRules;
 use crate::ports::directory::ProjectSeed;
+use crate::ports::queue::{Delivery, Payload};
 use crate::ports::{Clock, Directory, Ledger, Observer, Provider, StoreError};
 use crate::types::job::Deadline;
 use crate::types::ledger::{CapReached, Project};
@@ -178,14 +180,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn claim(&self, key: &JobKey, body_hash: [u8; 32]) -> Claim {
-        match lock(&self.flying).entry(key.clone()) {
-            std::collections::hash_map::Entry::Occupied(flying) if *flying.get() == body_hash => {
-                Claim::Repeated
-            }
-            std::collections::hash_map::Entry::Occupied(_) => Claim::Conflict,
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(body_hash);
+    /// Marks a delivery's job as being worked on, or says why not.
+    pub(super) fn claim(&self, delivery: &Delivery) -> Claim {
+        let Payload::Job(job) = &delivery.payload else { return Claim::Ours };
+        match lock(&self.flying).entry(job.key.clone()) {
+            Entry::Occupied(flying) if *flying.get() == job.body_hash => Claim::Repeated,
+            Entry::Occupied(_) => Claim::Conflict,
+            Entry::Vacant(free) => {
+                free.insert(job.body_hash);
                 Claim::Ours
             }
         }

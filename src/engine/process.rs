@@ -32,25 +32,26 @@ pub(super) enum Step {
 pub(super) type Stepped = Result<Step, StoreError>;
 
 /// Works on one delivery until its outcome is durable, and says what to tell the queue.
-pub async fn process(engine: &Engine, delivery: Delivery) -> Fate {
+///
+/// `claim` is the answer to [`Engine::claim`], asked for in the order of the queue: of two jobs with
+/// one id the first has to win, whichever task runs first.
+pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -> Fate {
     let place = delivery.place.as_ref();
-    let outcome = match delivery.payload {
-        Payload::Malformed(malformed) => refuse_line(engine, malformed).await,
-        Payload::Job(job) => match engine.claim(&job.key, job.body_hash) {
-            Claim::Repeated => {
-                engine.hear(&Happened::JobRepeated(&job.key));
-                return Fate::Settled;
+    let outcome = match (delivery.payload, claim) {
+        (Payload::Malformed(malformed), _) => refuse_line(engine, malformed).await,
+        (Payload::Job(job), Claim::Repeated) => {
+            engine.hear(&Happened::JobRepeated(&job.key));
+            return Fate::Settled;
+        }
+        (Payload::Job(job), Claim::Conflict) => refuse_conflict(engine, &job, place).await,
+        (Payload::Job(job), Claim::Ours) => {
+            let outcome = catch_panic(work_on(engine, &job, place, delivery.redelivered)).await;
+            engine.release(&job.key);
+            match outcome {
+                Ok(outcome) => outcome,
+                Err(panic) => after_panic(engine, &job, &panic).await,
             }
-            Claim::Conflict => refuse_conflict(engine, &job, place).await,
-            Claim::Ours => {
-                let outcome = catch_panic(work_on(engine, &job, place, delivery.redelivered)).await;
-                engine.release(&job.key);
-                match outcome {
-                    Ok(outcome) => outcome,
-                    Err(panic) => after_panic(engine, &job, &panic).await,
-                }
-            }
-        },
+        }
     };
     match outcome {
         Ok(fate) => fate,

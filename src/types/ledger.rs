@@ -314,7 +314,7 @@ pub struct Known {
 /// A call made earlier for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastAttempt {
-    /// What the result says of it.
+    /// What the result says of it; its cost is what counts of it now: the hold while the bill is unknown.
     pub summary: AttemptSummary,
     /// Where its money stands.
     pub state: HoldState,

@@ -7,5 +7,6 @@ mod conformance;
 mod embedded;
 mod kill;
 mod model;
+mod sim;
 mod support;
 mod tidy;

@@ -226,14 +226,13 @@ impl State {
 
 fn past(attempt: &Attempt) -> PastAttempt {
     let row = &attempt.row;
-    let settled = row.state == HoldState::Settled;
     PastAttempt {
         summary: AttemptSummary {
             n: row.n,
             provider: row.provider.clone(),
             model: row.model.clone(),
             outcome: row.outcome.unwrap_or(AttemptOutcome::Interrupted),
-            cost_usd: if settled { row.counted_usd } else { NanoUsd::ZERO },
+            cost_usd: row.counted_usd,
             ms: row.provider_ms.unwrap_or(0),
         },
         state: row.state,

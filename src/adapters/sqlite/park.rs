@@ -16,7 +16,7 @@ use crate::policy::text::{storable_key, without_nul};
 use crate::ports::StoreError;
 use crate::types::ledger::{HoldState, Known, ParkReason, ParkRequest, Parked, PastAttempt};
 use crate::types::outcome::AttemptSummary;
-use crate::types::{AttemptOutcome, JobKey, NanoUsd, Status, Wall};
+use crate::types::{AttemptOutcome, JobKey, Status, Wall};
 
 /// A request to park with its key as the store knows it.
 #[derive(Debug)]
@@ -227,7 +227,6 @@ fn key(row: &SqliteRow) -> Sql<JobKey> {
 fn past(row: &SqliteRow) -> Sql<PastAttempt> {
     let state: HoldState = rows::word(row.try_get(9)?)?;
     let outcome = row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?;
-    let settled = state == HoldState::Settled;
     Ok(PastAttempt {
         summary: AttemptSummary {
             n: rows::count(row.try_get(3)?)?,
@@ -235,7 +234,7 @@ fn past(row: &SqliteRow) -> Sql<PastAttempt> {
             model: row.try_get::<&str, _>(5)?.into(),
             // A live call has none yet; nothing is to be concluded from it.
             outcome: outcome.unwrap_or(AttemptOutcome::Interrupted),
-            cost_usd: if settled { rows::money(row, 7)? } else { NanoUsd::ZERO },
+            cost_usd: rows::money(row, 7)?,
             ms: rows::count(row.try_get::<Option<i64>, _>(8)?.unwrap_or(0))?,
         },
         state,

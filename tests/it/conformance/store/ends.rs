@@ -52,6 +52,7 @@ async fn what_a_dead_session_held_is_presumed_and_settles_late(mut b: Bench) {
         (known.past.len(), known.past[0].interrupted, known.past[0].state),
         (1, true, HoldState::Presumed)
     );
+    assert_eq!(known.past[0].summary.cost_usd, NanoUsd(30));
     // The call goes on as another attempt, and then the first one's answer turns up.
     assert_eq!(b.try_begin("p", "a", 30).await, Begin::Go { attempt_no: 2, generation: 1 });
     assert_eq!(b.settle("p", "a", a, Bill::Actual(NanoUsd(7))).await, Concluded::default());
