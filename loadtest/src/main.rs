@@ -1,5 +1,6 @@
 //! The `outlay-loadtest` binary: the load-test tools from the command line.
 
+mod bench;
 mod simulate;
 
 use clap::{Parser, Subcommand};
@@ -19,11 +20,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Simulate(simulate::Simulate),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Bench(bench) => bench.run(),
         Command::Simulate(simulate) => simulate.run(),
     };
     match outcome {

@@ -161,9 +161,13 @@ impl Engine {
 
     /// The run cannot go on: nothing new is begun, and what runs is drained.
     pub(super) fn fail(&self, error: StoreError) {
-        tracing::error!(%error, "the store gives no answer; the run ends");
-        lock(&self.fatal).get_or_insert(error);
-        self.parts.tasks.stop();
+        // Every job under way meets the same failure; it is told once.
+        let mut fatal = lock(&self.fatal);
+        if fatal.is_none() {
+            tracing::error!(%error, "the store gives no answer; the run ends");
+            *fatal = Some(error);
+            self.parts.tasks.stop();
+        }
     }
 
     /// A fresh refusal that would surely meet a hold this large too.
