@@ -232,10 +232,12 @@ impl Observer for RunPanel {
                 };
                 state.tally.call_ended(&state.offers, &call);
             }
-            Happened::Breaker { provider, model, transition } => {
+            Happened::Breaker { provider, model, transition, message } => {
                 let whose = model.map_or_else(|| provider.to_string(), |model| format!("{provider}/{model}"));
                 self.note(&match transition {
-                    Transition::Opened { .. } => format!("{whose}: out of service for now, calls stop"),
+                    Transition::Opened { .. } => {
+                        format!("{whose}: out of service for now, calls stop ({message})")
+                    }
                     Transition::HalfOpened => format!("{whose}: answers again, one call at a time"),
                     Transition::Closed => format!("{whose}: back in service"),
                 });

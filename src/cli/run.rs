@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::panel::{RunPanel, Tally};
 use super::{Global, dry_run, output};
 use crate::app::{self, Failed, Output, RunEnd, RunSpec};
-use crate::types::ledger::{ParkReason, WindowKind};
 use crate::types::{NanoUsd, Usage};
 
 /// Arguments of `outlay run`.
@@ -138,12 +137,7 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         output::say(&format!("  {count} x {code}, for example: {example}"));
     }
     for (sentence, (count, reason)) in &tally.parked_for {
-        let until = match reason.until() {
-            Some(until) => format!("until {until}, or until `outlay budget set` raises it"),
-            None if is_run_cap(reason) => "this run's --max-cost is spent; a new run has its own".to_owned(),
-            None => "until that changes (`outlay budget set`, `outlay project resume`)".to_owned(),
-        };
-        output::say(&format!("  {count} parked: {sentence}; {until}. Run again to go on"));
+        output::say(&format!("  {count} parked: {sentence}; {}", reason.remedy()));
     }
     if tally.returned > 0 || end.interrupted {
         output::say("stopped before the end; run the same command again to go on");
@@ -155,14 +149,6 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         output::say(
             "the results are in the store: `outlay results` prints them, `outlay explain JOB` tells why",
         );
-    }
-}
-
-fn is_run_cap(reason: &ParkReason) -> bool {
-    match reason {
-        ParkReason::Cap(cap) => cap.window == WindowKind::Run,
-        ParkReason::NeverFits { window, .. } => *window == WindowKind::Run,
-        ParkReason::Stopped { .. } | ParkReason::NoProvider { .. } => false,
     }
 }
 

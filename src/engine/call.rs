@@ -161,6 +161,7 @@ async fn settle_call(
         retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
     };
     let took_ms = u64::try_from(reply.took.as_millis()).unwrap_or(u64::MAX);
+    let message = failure.as_ref().map_or_else(String::new, |failure| failure.message.clone());
     let report = Report {
         outcome,
         usage: usage.as_ref(),
@@ -169,13 +170,17 @@ async fn settle_call(
         jitter_permille,
     };
     for (provider, model, transition) in engine.parts.fleet.report(&job, route, permit, &report) {
-        engine.hear(&Happened::Breaker { provider: &provider, model: model.as_ref(), transition });
+        engine.hear(&Happened::Breaker {
+            provider: &provider,
+            model: model.as_ref(),
+            transition,
+            message: &message,
+        });
     }
     let unbilled =
         engine.parts.rules.unbilled_errors.get(&route.offer.provider).map_or(&[][..], Vec::as_slice);
     let bill = bill(&ended, route.offer.prices.as_ref(), unbilled);
     record.call_ended(route, outcome, bill, usage.as_ref(), took_ms);
-    let message = failure.as_ref().map_or_else(String::new, |failure| failure.message.clone());
     let attempts_max = engine.attempts_max(&job);
     let verdict = judge(&ended, &record.tally, attempts_max, &message, jitter_permille);
     let model_served = answer.as_ref().and_then(|answer| answer.model_served.clone());
@@ -226,6 +231,7 @@ async fn settle_call(
             if not_here {
                 record.failed_on.push(route.offer.id.clone());
             }
+            record.last_failure = Some(Failure::lasting(outcome.error_code(), message));
             engine.pause_until(engine.now().mono + after).await;
             Ok(Step::Again)
         }

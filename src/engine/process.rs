@@ -156,7 +156,13 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
             return end(engine, record, Status::Expired, failure).await;
         }
         Choice::Impossible(failure, _) => {
-            let failure = Failure { message: at(record.place(), &failure.message), ..failure };
+            // What a call met says more than that nobody is left to ask.
+            let met = record.last_failure.clone();
+            let message = met.as_ref().map_or_else(
+                || failure.message.clone(),
+                |met| format!("{}; then {}", met.message, failure.message),
+            );
+            let failure = Failure { message: at(record.place(), &message), ..met.unwrap_or(failure) };
             return fail(engine, record, failure).await.map(Step::Over);
         }
     };

@@ -20,6 +20,8 @@ pub(super) struct Record {
     pub(super) deadline: Option<Wall>,
     pub(super) tally: Tally,
     pub(super) failed_on: Vec<ModelId>,
+    /// Why the latest call did not answer the job.
+    pub(super) last_failure: Option<Failure>,
     attempts: Vec<AttemptSummary>,
     usage: Usage,
     spent: NanoUsd,
@@ -41,6 +43,7 @@ impl Record {
             deadline,
             tally: Tally::default(),
             failed_on: Vec::new(),
+            last_failure: None,
             attempts: Vec::new(),
             usage: Usage::default(),
             spent: NanoUsd::ZERO,

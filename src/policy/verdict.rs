@@ -9,8 +9,9 @@ use crate::types::{AttemptOutcome, Bill, Failure, NanoUsd, Usage};
 
 /// Calls whose bill is unknown that one job may cause before it is given up.
 pub const UNKNOWN_BILLS_MAX: u32 = 2;
-/// Calls answered with "slow down" that one job may cause: they cost nothing, but not for ever.
-pub const RATE_LIMITED_MAX: u32 = 20;
+/// Calls that one job may have turned away, told to slow down or never sent: they cost nothing and say
+/// nothing about the job, but not for ever.
+pub const TURNED_AWAY_MAX: u32 = 20;
 /// Workers that may die under one job before it is taken for the cause.
 pub const DEATHS_MAX: u32 = 3;
 
@@ -62,12 +63,12 @@ pub fn bill(ended: &Ended<'_>, prices: Option<&Prices>, unbilled_errors: &[u16])
 /// What a job has been through, this call included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Calls that count towards the limit: neither "slow down" nor ended with their worker.
+    /// Calls that count towards the limit: neither turned away nor ended with their worker.
     pub attempts: u32,
     /// Calls whose bill is unknown, those that ended with their worker aside.
     pub unknown_bills: u32,
-    /// Calls answered with "slow down".
-    pub rate_limited: u32,
+    /// Calls told to slow down, or for which no connection was had.
+    pub turned_away: u32,
     /// Calls that ended with their worker.
     pub deaths: u32,
 }
@@ -77,7 +78,7 @@ impl Tally {
     pub fn count(&mut self, outcome: AttemptOutcome, bill_unknown: bool) {
         match outcome {
             AttemptOutcome::Interrupted => self.deaths += 1,
-            AttemptOutcome::RateLimited => self.rate_limited += 1,
+            AttemptOutcome::RateLimited | AttemptOutcome::NotSent => self.turned_away += 1,
             _ => {
                 self.attempts += 1;
                 self.unknown_bills += u32::from(bill_unknown);
@@ -117,16 +118,18 @@ pub fn judge(
     };
     let exhausted = tally.attempts >= attempts_max
         || tally.unknown_bills >= UNKNOWN_BILLS_MAX
-        || tally.rate_limited >= RATE_LIMITED_MAX
+        || tally.turned_away >= TURNED_AWAY_MAX
         || tally.deaths >= DEATHS_MAX;
     match ended.outcome {
         O::Ok | O::OkWithoutUsage => Verdict::Done,
         // The request itself is wrong: no other attempt and no other model mends it.
         O::BadRequest => give_up(false),
         _ if exhausted => give_up(!matches!(ended.outcome, O::ContextLength | O::InvalidOutput)),
-        O::ContextLength | O::ModelNotFound | O::InvalidOutput | O::Unauthorized | O::Quota => {
+        O::ContextLength | O::ModelNotFound | O::InvalidOutput => {
             Verdict::Retry { after: Duration::ZERO, not_here: true }
         }
+        // The provider's fault, not the job's: its breaker is open now, and the job goes elsewhere or waits.
+        O::Unauthorized | O::Quota => Verdict::Retry { after: Duration::ZERO, not_here: false },
         O::RateLimited
         | O::ProviderError
         | O::GatewayError
@@ -135,7 +138,7 @@ pub fn judge(
         | O::Dropped
         | O::Unreadable
         | O::Interrupted => {
-            let made = tally.attempts.max(tally.rate_limited);
+            let made = tally.attempts.max(tally.turned_away);
             Verdict::Retry {
                 after: wait_before_retry(made, ended.retry_after, jitter_permille),
                 not_here: false,
@@ -210,7 +213,7 @@ mod tests {
     #[case(O::BadRequest, Tally::default(), Some(ErrorCode::InvalidJob))]
     #[case(O::Timeout, Tally { attempts: 2, unknown_bills: 2, ..Tally::default() }, Some(ErrorCode::Timeout))]
     #[case(O::ProviderError, Tally { attempts: 3, ..Tally::default() }, Some(ErrorCode::ProviderError))]
-    #[case(O::RateLimited, Tally { rate_limited: 20, ..Tally::default() }, Some(ErrorCode::RateLimited))]
+    #[case(O::RateLimited, Tally { turned_away: 20, ..Tally::default() }, Some(ErrorCode::RateLimited))]
     #[case(O::Interrupted, Tally { deaths: 3, ..Tally::default() }, Some(ErrorCode::ProviderError))]
     fn what_ends_a_job(#[case] outcome: O, #[case] tally: Tally, #[case] code: Option<ErrorCode>) {
         match (judge(&ended(outcome, None, true), &tally, 3, "why", 0), code) {
@@ -225,7 +228,7 @@ mod tests {
     #[case(O::Timeout, false)]
     #[case(O::NotSent, false)]
     #[case(O::ContextLength, true)]
-    #[case(O::Unauthorized, true)]
+    #[case(O::Unauthorized, false)]
     #[case(O::InvalidOutput, true)]
     fn what_is_tried_again_and_where(#[case] outcome: O, #[case] elsewhere: bool) {
         let tally = Tally { attempts: 1, ..Tally::default() };

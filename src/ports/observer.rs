@@ -44,6 +44,8 @@ pub enum Happened<'a> {
         model: Option<&'a ModelId>,
         /// How.
         transition: Transition,
+        /// What the call that moved it said; empty for a success.
+        message: &'a str,
     },
     /// A model was stopped because its bill was above its hold.
     Overshoot {

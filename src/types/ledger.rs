@@ -256,6 +256,26 @@ impl ParkReason {
         }
     }
 
+    /// What ends the waiting, as a person reads it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        let run_again = "run again to go on";
+        match self {
+            Self::Cap(CapReached { window: WindowKind::Run, .. })
+            | Self::NeverFits { window: WindowKind::Run, .. } => {
+                "a new run has its own --max-cost".to_owned()
+            }
+            Self::Cap(CapReached { resets_at: Some(at), .. }) => {
+                format!("it starts anew at {at}, or raise it with `outlay budget set`; {run_again}")
+            }
+            Self::Cap(_) | Self::NeverFits { .. } => {
+                format!("raise it with `outlay budget set`; {run_again}")
+            }
+            Self::Stopped { .. } => format!("let it go on with `outlay project resume`; {run_again}"),
+            Self::NoProvider { until } => format!("it is tried again from {until}; {run_again}"),
+        }
+    }
+
     /// The reason as a person reads it, without its time.
     #[must_use]
     pub fn sentence(&self) -> String {

@@ -131,17 +131,43 @@ async fn close_presumed(desk: &Desk) {
     desk.assert_books_in_order().await;
 }
 
-/// A key that is not accepted stops the provider at once; the jobs wait instead of failing.
+/// A key that is not accepted stops the provider at once; the jobs wait instead of failing, and the
+/// reason is told.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_parks_the_jobs_and_spends_nothing() {
+async fn a_refused_key_parks_the_jobs_and_spends_nothing() {
     let desk = Desk::start(|_| {}).await;
+    let address = refuse_every_key().await;
     desk.jobs("jobs.jsonl", 50);
-    let config = desk.read("outlay.toml").replace(&desk.provider.base_url(), "http://127.0.0.1:9");
-    desk.write("outlay.toml", config + "\n[defaults]\nmax_attempts = 1\n");
-    let ended = desk.run(&["run", "jobs.jsonl", "-o", "out.jsonl", "--max-cost", "1"]).await;
-    assert!([1, 3].contains(&ended.code()), "{}", ended.stderr);
+    desk.write("outlay.toml", desk.read("outlay.toml").replace(&desk.provider.base_url(), &address));
+    let ended = desk.run(&["run", "jobs.jsonl", "-o", "out.jsonl"]).await;
+    assert_eq!(ended.code(), 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("no such key"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("50 parked"), "{}", ended.stderr);
     assert_eq!(desk.spent_and_presumed().await, (0, 0));
     desk.assert_books_in_order().await;
+}
+
+/// A server that answers every request as OpenAI answers an unknown key.
+async fn refuse_every_key() -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let body = r#"{"error":{"message":"no such key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+                let head = format!(
+                    "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.expect("a request");
+                assert!(read > 0, "the request is empty");
+                stream.write_all((head + body).as_bytes()).await.expect("an answer");
+            });
+        }
+    });
+    address
 }
 
 /// The real messages, where the shared data is there: one result each, spend by model, clean books.

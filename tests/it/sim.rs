@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlay::adapters::simulated::{SimulatedFailures, SimulatedLatency, SimulatedOptions};
-use outlay::policy::verdict::{DEATHS_MAX, RATE_LIMITED_MAX, UNKNOWN_BILLS_MAX};
+use outlay::policy::verdict::{DEATHS_MAX, TURNED_AWAY_MAX, UNKNOWN_BILLS_MAX};
 use outlay::ports::provider::CallFailure;
 use outlay::ports::{Directory, Reports};
 use outlay::types::job::Terms;
@@ -75,7 +75,7 @@ async fn under_every_failure_each_job_has_one_end_and_every_bill_is_counted() {
         let billed = world.provider.bills().billed;
         assert!(spent <= billed && billed <= spent + presumed, "{spent} {billed} {presumed}");
         for result in world.results().await {
-            assert!(result.attempts.len() as u32 <= ATTEMPTS_MAX + RATE_LIMITED_MAX, "{result:?}");
+            assert!(result.attempts.len() as u32 <= ATTEMPTS_MAX + TURNED_AWAY_MAX, "{result:?}");
             kinds.extend(result.attempts.iter().map(|attempt| attempt.outcome));
         }
         let mut unknown: HashMap<JobKey, u32> = HashMap::new();
