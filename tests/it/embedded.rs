@@ -1,5 +1,6 @@
 //! The embedded run as a user sees it: the real binary, a provider with its own bill book, a store.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use outlay_loadtest::provider::{Fault, Rule};
@@ -22,7 +23,9 @@ async fn the_cap_stops_the_run_and_raising_it_finishes_without_a_second_call() {
     let cap = each * 700;
 
     desk.configure(&format!("budget = {{ day = \"{}\" }}", outlay::types::NanoUsd(cap)), "");
-    let mut run = desk.spawn(&["run", "jobs.jsonl", "-o", "out.jsonl"]);
+    let mut command = desk.command(&["run", "jobs.jsonl", "-o", "out.jsonl"]);
+    let told = std::fs::File::create(desk.path("told.txt")).expect("a file");
+    let mut run = command.stdout(Stdio::null()).stderr(told).spawn().expect("outlay starts");
     let mut samples = 0;
     let code = loop {
         if let Some(status) = run.try_wait().expect("the run is there") {
@@ -34,7 +37,7 @@ async fn the_cap_stops_the_run_and_raising_it_finishes_without_a_second_call() {
             assert!(committed(&budget.json()) <= cap, "above the cap: {}", budget.stdout);
         }
     };
-    assert_eq!(code, Some(3), "parked jobs are exit code 3");
+    assert_eq!(code, Some(3), "parked jobs are exit code 3: {}", desk.read("told.txt"));
     assert!(samples > 0, "the cap was never looked at during the run");
     let billed = desk.provider.stats().billed_nano_usd - billed_before;
     assert!(billed <= cap, "billed {billed} of {cap}");

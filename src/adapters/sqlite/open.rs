@@ -15,6 +15,10 @@ use crate::ports::{Clock, StoreError, StoreErrorKind};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("sql/sqlite");
 
+/// How often, and how far apart, a process looks whether another one has opened the store.
+const OPENING_TRIES: u32 = 1000;
+const OPENING_PAUSE: Duration = Duration::from_millis(5);
+
 /// How to treat a store that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -43,8 +47,11 @@ impl Store {
     pub async fn open(location: &str, mode: Mode, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let path: Arc<Path> = path_of(location)?.into();
         inspect(&path, mode)?;
+        // Two processes that make one new file at the same instant would meet in the middle of it.
+        let alone = alone(&path).await;
         let mut desk = connect(&path).await.map_err(|error| told(&path, &error))?;
         migrate(&path, &mut desk).await?;
+        drop(alone);
         let reads = connect(&path).await.map_err(|error| told(&path, &error))?;
         Ok(Self { path, clock, desk: Mutex::new(desk), reads: Mutex::new(reads) })
     }
@@ -109,6 +116,34 @@ fn inspect(path: &Path, mode: Mode) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// The right to open the store while nobody else does; dropping it gives it back.
+struct Alone(PathBuf, #[expect(dead_code, reason = "an open file is what holds the lock")] File);
+
+impl Drop for Alone {
+    /// Whoever waits for the removed file finds the tables in order, which is all it waits for.
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(%error, "the lock of opening was removed by somebody else");
+        }
+    }
+}
+
+/// Waits until nobody else opens the store. Where no lock can be had, SQLite's own has to do.
+async fn alone(path: &Path) -> Option<Alone> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".opening");
+    let lock_path = PathBuf::from(name);
+    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).ok()?;
+    for _ in 0..OPENING_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Some(Alone(lock_path, file)),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(OPENING_PAUSE).await,
+            Err(TryLockError::Error(_)) => return None,
+        }
+    }
+    None
 }
 
 /// A connection as every user of the store needs it.

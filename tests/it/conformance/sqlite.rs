@@ -248,3 +248,14 @@ async fn the_writer_ends_with_its_last_handle() {
     tokio::time::timeout(Duration::from_secs(10), task).await.expect("it ends").expect("without a panic");
     store.session(&SessionSpec::default()).await.expect("and gives the lock back");
 }
+
+#[tokio::test]
+async fn many_may_open_a_new_store_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("new.db").display().to_string();
+    let clock = TestClock::at(START);
+    let openings = (0..12).map(|_| Store::open(&path, Mode::Create, clock.clone()));
+    for opened in join_all(openings).await {
+        opened.expect("opens");
+    }
+}
