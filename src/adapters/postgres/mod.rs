@@ -1,0 +1,34 @@
+//! The store of a fleet: Postgres, with every change of money a function of the database.
+//!
+//! A process takes a [`Store::session`]: a [`Writer`] to ask and tasks that own a connection each
+//! and are never cancelled, one to begin calls, one to conclude them, one for the rest of the
+//! ledger and one for the outbox. A lost connection is made again for as long as it takes; whoever
+//! asked waits. What a lost connection leaves unknown is never taken for a permission.
+
+mod begin;
+mod check;
+mod conclude;
+mod desk;
+mod directory;
+mod facts;
+mod jobs;
+mod link;
+mod listen;
+mod open;
+mod outbox;
+mod park;
+mod purge;
+mod release;
+mod reports;
+mod resolve;
+mod rows;
+mod session;
+mod spend;
+mod stage;
+mod trouble;
+
+pub use listen::Listener;
+pub use open::Store;
+
+pub use crate::ports::StoreMode as Mode;
+pub use session::{Task, Writer};

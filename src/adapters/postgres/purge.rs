@@ -1,0 +1,49 @@
+//! Throwing away what is older than is kept. The sums in budget windows stay.
+
+use sqlx::postgres::PgConnection;
+
+use super::rows;
+use super::trouble::Sql;
+use crate::ports::jobs::Retention;
+use crate::types::Wall;
+
+/// Texts of jobs that do not wait.
+pub(super) async fn payloads(tx: &mut PgConnection, keep: &Retention, now: Wall, limit: u32) -> Sql<u64> {
+    let before = keep.payload.map_or(i64::MAX, |span| (now - span).0);
+    let sql = "DELETE FROM outlay.job_payload WHERE ctid = ANY (ARRAY( \
+                 SELECT t.ctid FROM outlay.job_payload t WHERE t.kept_at < $1 AND NOT EXISTS ( \
+                   SELECT 1 FROM outlay.parked p WHERE p.project_id = t.project_id AND p.job_id = t.job_id) \
+                 ORDER BY t.kept_at LIMIT $2))";
+    Ok(sqlx::query(sql).bind(before).bind(rows::limit(limit)).execute(tx).await?.rows_affected())
+}
+
+/// The oldest results, each with its job. Its attempts stay, because spend is summed over them, in
+/// a generation that no job has: one that comes again under the same id must not inherit them.
+pub(super) async fn results(tx: &mut PgConnection, before: Wall, limit: u32) -> Sql<u64> {
+    let gone = sqlx::query_scalar("SELECT outlay.purge_results($1, $2)");
+    let gone: i64 = gone.bind(before.0).bind(rows::limit(limit)).fetch_one(tx).await?;
+    rows::count(gone)
+}
+
+/// Attempts of purged jobs whose bill is known and whose windows are over. A window without end
+/// remembers how much of what it has spent cannot be looked up any more.
+pub(super) async fn attempts(tx: &mut PgConnection, before: Wall, now: Wall, limit: u32) -> Sql<u64> {
+    let sql = "WITH old AS ( \
+                 SELECT a.project_id, a.job_id, a.attempt_id FROM outlay.attempt a \
+                 WHERE a.begun_at < $1 AND a.generation <= 0 AND a.state IN ('settled', 'void') \
+                   AND NOT EXISTS (SELECT 1 FROM outlay.budget_window w \
+                     WHERE w.window_id = ANY (a.windows) AND w.ends_at > $2) \
+                 ORDER BY a.begun_at, a.attempt_id LIMIT $3 \
+               ), gone AS ( \
+                 DELETE FROM outlay.attempt a USING old o \
+                 WHERE a.project_id = o.project_id AND a.job_id = o.job_id AND a.attempt_id = o.attempt_id \
+                 RETURNING a.windows, a.counted \
+               ), remembered AS ( \
+                 UPDATE outlay.budget_window w SET purged = w.purged + s.amount FROM ( \
+                   SELECT i.id, sum(g.counted)::bigint AS amount FROM gone g CROSS JOIN LATERAL unnest(g.windows) AS i (id) \
+                   GROUP BY 1) s \
+                 WHERE w.window_id = s.id) \
+               SELECT count(*) FROM gone";
+    let gone = sqlx::query_scalar(sql).bind(before.0).bind(now.0).bind(rows::limit(limit));
+    rows::count(gone.fetch_one(tx).await.map(|gone: i64| gone)?)
+}

@@ -1,0 +1,106 @@
+//! Spend, summed over attempts and never over results.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::tz::TimeZone;
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::facts;
+use super::rows;
+use super::trouble::Sql;
+use crate::ports::reports::{SpendBy, SpendRow};
+use crate::types::{Usage, Wall};
+
+/// Every time zone in use is a whole number of quarters of an hour away from UTC, so a quarter
+/// lies within one day of any of them.
+const QUARTER: i64 = 15 * 60 * 1_000_000;
+
+macro_rules! sums {
+    () => {
+        "count(*) FILTER (WHERE a.state <> 'held'), count(DISTINCT (a.project_id, a.job_id)), \
+         coalesce(sum(a.counted) FILTER (WHERE a.state = 'settled'), 0)::bigint, \
+         coalesce(sum(a.counted) FILTER (WHERE a.state = 'presumed'), 0)::bigint, \
+         coalesce(sum(a.counted) FILTER (WHERE a.state = 'held'), 0)::bigint, \
+         coalesce(sum(a.input_tokens), 0)::bigint, coalesce(sum(a.cached_input_tokens), 0)::bigint, \
+         coalesce(sum(a.cache_write_tokens), 0)::bigint, coalesce(sum(a.output_tokens), 0)::bigint, \
+         coalesce(sum(a.reasoning_tokens), 0)::bigint"
+    };
+}
+
+macro_rules! by_column {
+    ($column:literal) => {
+        concat!(
+            "SELECT a.",
+            $column,
+            " COLLATE \"C\", ",
+            sums!(),
+            " FROM outlay.attempt a WHERE a.begun_at >= $1 GROUP BY 1 ORDER BY 1"
+        )
+    };
+}
+
+pub(super) async fn spend(conn: &mut PgConnection, by: SpendBy, since: Option<Wall>) -> Sql<Vec<SpendRow>> {
+    let since = since.map_or(i64::MIN, |since| since.0);
+    let sql = match by {
+        SpendBy::Project => by_column!("project_id"),
+        SpendBy::Task => by_column!("task"),
+        SpendBy::Model => by_column!("model"),
+        SpendBy::Provider => by_column!("provider"),
+        SpendBy::Day => return by_calendar(conn, since, "%Y-%m-%d").await,
+        SpendBy::Week => return by_calendar(conn, since, "%G-W%V").await,
+    };
+    sqlx::query(sql).bind(since).fetch_all(conn).await?.iter().map(spend_row).collect()
+}
+
+/// Names each quarter of an hour in its project's time zone, then sums by those names.
+async fn by_calendar(conn: &mut PgConnection, since: i64, format: &str) -> Sql<Vec<SpendRow>> {
+    let zones: HashMap<String, TimeZone> = facts::projects(conn)
+        .await?
+        .into_iter()
+        .map(|project| (project.id.to_string(), TimeZone::get(&project.time_zone).unwrap_or(TimeZone::UTC)))
+        .collect();
+    let sql = "SELECT DISTINCT project_id, begun_at / $2 FROM outlay.attempt WHERE begun_at >= $1";
+    let quarters = sqlx::query(sql).bind(since).bind(QUARTER).fetch_all(&mut *conn).await?;
+    let mut named: BTreeMap<(String, i64), String> = BTreeMap::new();
+    for row in &quarters {
+        let (project, quarter): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let zone = zones.get(&project).cloned().unwrap_or(TimeZone::UTC);
+        let at = Wall(quarter.saturating_mul(QUARTER)).timestamp().to_zoned(zone);
+        named.insert((project, quarter), at.strftime(format).to_string());
+    }
+    let (mut projects, mut quarters, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    for ((project, quarter), name) in named {
+        projects.push(project);
+        quarters.push(quarter);
+        names.push(name);
+    }
+    let sql = concat!(
+        "SELECT n.name COLLATE \"C\", ",
+        sums!(),
+        " FROM outlay.attempt a JOIN unnest($3::text[], $4::bigint[], $5::text[]) AS n (project, quarter, name) \
+            ON n.project = a.project_id AND n.quarter = a.begun_at / $2 \
+          WHERE a.begun_at >= $1 GROUP BY 1 ORDER BY 1"
+    );
+    let query = sqlx::query(sql).bind(since).bind(QUARTER).bind(projects).bind(quarters).bind(names);
+    query.fetch_all(conn).await?.iter().map(spend_row).collect()
+}
+
+fn spend_row(row: &PgRow) -> Sql<SpendRow> {
+    let count = |at: usize| -> Sql<u64> { rows::count(row.try_get::<i64, _>(at)?) };
+    Ok(SpendRow {
+        key: row.try_get(0)?,
+        attempts: count(1)?,
+        jobs: count(2)?,
+        spent_usd: rows::money(row, 3)?,
+        presumed_usd: rows::money(row, 4)?,
+        held_usd: rows::money(row, 5)?,
+        usage: Usage {
+            input_tokens: count(6)?,
+            cached_input_tokens: count(7)?,
+            cache_write_tokens: count(8)?,
+            output_tokens: count(9)?,
+            reasoning_tokens: count(10)?,
+        },
+    })
+}
