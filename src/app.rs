@@ -1,21 +1,27 @@
 //! The composition root: the only place that knows which adapter stands behind which port.
 
+mod broker;
 mod forecast;
 mod run;
 mod sink;
+mod store;
+mod vitals;
+mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::broker::{Dead, DeadWhich, SubmitSpec, SubmitWatch, Submitted, dead_letters, submit};
 pub use self::forecast::{Forecast, ForecastLine, forecast};
 pub use self::run::{Panel, RunEnd, RunInfo, RunSpec, run};
 pub use self::sink::Output;
+use self::store::open_store;
+pub use self::worker::{WorkerEnd, WorkerSpec, worker};
 use crate::adapters::anthropic::{Anthropic, AnthropicOptions};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::openai::{self, OpenAi, OpenAiOptions};
 use crate::adapters::simulated::{Simulated, SimulatedFailures, SimulatedLatency, SimulatedOptions};
-use crate::adapters::sqlite::{Mode, Store};
 use crate::config::{self, Config, ProviderKind};
 use crate::engine::fleet::ProviderSpec;
 use crate::engine::{Rules, TaskTerms};
@@ -23,7 +29,7 @@ use crate::policy::admission::Limits;
 use crate::policy::intake::Known;
 use crate::policy::route::TaskRules;
 use crate::ports::ledger::Reconcile;
-use crate::ports::{Clock, Directory, Provider, Reports};
+use crate::ports::{Clock, Directory, Jobs, Provider, Reports, StoreMode};
 use crate::types::catalogue::Offer;
 use crate::types::job::Deadline;
 use crate::types::{ProjectId, ProviderId};
@@ -39,6 +45,9 @@ pub struct Failed {
 }
 
 impl Failed {
+    /// The exit code of a service or store that gives no answer.
+    pub const UNREACHABLE: u8 = 4;
+
     /// Wrong arguments, a wrong configuration, a store that cannot work as configured.
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
@@ -48,14 +57,14 @@ impl Failed {
     /// A service or a store that gives no answer.
     #[must_use]
     pub fn unreachable(message: impl Into<String>) -> Self {
-        Self { code: 4, message: message.into() }
+        Self { code: Self::UNREACHABLE, message: message.into() }
     }
 }
 
 impl From<crate::ports::StoreError> for Failed {
     fn from(error: crate::ports::StoreError) -> Self {
         use crate::ports::StoreErrorKind as Kind;
-        let code = if error.kind == Kind::Unavailable { 4 } else { 2 };
+        let code = if error.kind == Kind::Unavailable { Self::UNREACHABLE } else { 2 };
         Self { code, message: error.message }
     }
 }
@@ -68,6 +77,8 @@ pub struct Admin {
     pub directory: Arc<dyn Directory>,
     /// The read side.
     pub reports: Arc<dyn Reports>,
+    /// Jobs outside their own life.
+    pub jobs: Arc<dyn Jobs>,
     /// Closing presumed money.
     pub reconcile: Arc<dyn Reconcile>,
     /// Time.
@@ -96,6 +107,21 @@ pub fn load_config(options: &ConfigOptions) -> Result<Config, Failed> {
     Ok(config)
 }
 
+/// Reads the configuration of something that makes calls.
+///
+/// # Errors
+/// As [`load_config`], and without a model to call.
+fn load_working_config(options: &ConfigOptions) -> Result<Config, Failed> {
+    let config = load_config(options)?;
+    if config.models.is_empty() {
+        return Err(Failed::usage(format!(
+            "the configuration ({}) names no [[model]] to send jobs to",
+            config.source
+        )));
+    }
+    Ok(config)
+}
+
 /// Opens the store for looking and for what an admin may change; `create` makes one if need be.
 ///
 /// # Errors
@@ -103,30 +129,19 @@ pub fn load_config(options: &ConfigOptions) -> Result<Config, Failed> {
 pub async fn open_admin(options: &ConfigOptions, create: bool) -> Result<Admin, Failed> {
     let config = load_config(options)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let mode = if create { Mode::Create } else { Mode::Existing };
-    let store = Arc::new(open_store(&config, mode, &clock).await?);
+    let mode = if create { StoreMode::Create } else { StoreMode::Existing };
+    let store = open_store(&config, mode, &clock).await?;
     if create {
-        store.seed_projects(&config.projects).await?;
+        store.directory.seed_projects(&config.projects).await?;
     }
     Ok(Admin {
-        place: store.path().display().to_string(),
-        directory: Arc::clone(&store) as _,
-        reports: Arc::clone(&store) as _,
-        reconcile: store,
+        place: store.place,
+        directory: store.directory,
+        reports: store.reports,
+        jobs: store.jobs,
+        reconcile: store.reconcile,
         clock,
     })
-}
-
-async fn open_store(config: &Config, mode: Mode, clock: &Arc<dyn Clock>) -> Result<Store, Failed> {
-    match &config.store {
-        config::Store::Sqlite(path) => {
-            Ok(Store::open(&path.to_string_lossy(), mode, Arc::clone(clock)).await?)
-        }
-        config::Store::Postgres(_) => Err(Failed::usage(
-            "the store is a Postgres server, which this version cannot use yet; name a file, such as \
-             --store sqlite:outlay.db",
-        )),
-    }
 }
 
 /// The catalogue with the version under which the store knows each price.
@@ -228,6 +243,8 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
         unbilled_errors: config.providers.iter().map(unbilled).collect(),
         retry_failed,
         deaths_count: false,
+        hold_max: None,
+        session_renews: false,
         default_project: config.defaults.budget.and_then(|_| config.project_seed(&ProjectId::from(""))),
     }
 }

@@ -8,15 +8,19 @@
 //! - [`ports`]: the seams, small traits.
 //! - [`engine`]: one job's life (`engine::process`, read this first) and the tasks around it.
 //! - [`adapters`]: stores, queues, providers and the clock behind the ports.
+//! - [`admin`]: what a worker answers over HTTP.
+//! - [`telemetry`]: what happens, as Prometheus counts it.
 //! - [`config`]: TOML to a configuration that cannot be wrong.
 //! - [`app`]: the composition root, the only place that knows all of the above.
 //! - [`cli`]: what a person types.
 
 pub mod adapters;
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod policy;
 pub mod ports;
+pub mod telemetry;
 pub mod types;

@@ -74,6 +74,7 @@ pub(crate) fn call(request: Request) -> Call {
         body_hash: [0; 32],
         terms: Terms::default(),
         metadata: None,
+        source: None,
     };
     Call {
         attempt: AttemptId(Uuid::from_u128(7)),

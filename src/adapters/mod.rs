@@ -8,6 +8,8 @@ pub mod file_queue;
 pub(crate) mod fixtures;
 pub mod memory;
 pub mod openai;
+pub mod postgres;
+pub mod rabbitmq;
 pub mod results_file;
 pub mod simulated;
 pub mod sqlite;

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use super::{ConfigOptions, Failed, RunSpec, load_config, provider_specs, rules};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::file_queue::FileQueue;
-use crate::adapters::sqlite::Mode;
 use crate::engine::fleet::Fleet;
 use crate::policy::price::input_tokens_expected;
 use crate::policy::route::{Ask, Choice, choose};
 use crate::ports::queue::Payload;
-use crate::ports::{Clock, Queue, Reports};
+use crate::ports::{Clock, Queue, Reports, StoreMode};
 use crate::types::{Job, ModelId, NanoUsd};
 
 /// Refusals that are told one by one.
@@ -123,12 +122,11 @@ async fn existing_store(
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Arc<dyn Reports>>, Failed> {
     let config = load_config(options)?;
-    let exists = matches!(&config.store, crate::config::Store::Sqlite(path) if path.exists());
-    if !exists {
+    if matches!(&config.store, crate::config::Store::Sqlite(path) if !path.exists()) {
         return Ok(None);
     }
-    let store = super::open_store(&config, Mode::Existing, clock).await?;
-    Ok(Some(Arc::new(store)))
+    let store = super::open_store(&config, StoreMode::Existing, clock).await?;
+    Ok(Some(store.reports))
 }
 
 fn add(forecast: &mut Forecast, job: &Job, route: &crate::types::Route) {

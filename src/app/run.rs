@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::sink::{self, Output};
-use super::{ConfigOptions, Failed, catalogue, load_config, provider_set, provider_specs, rules};
+use super::store::{OpenStore, StoreSession};
+use super::{ConfigOptions, Failed, catalogue, load_working_config, provider_set, provider_specs, rules};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::file_queue::FileQueue;
 use crate::adapters::results_file::ResultsFile;
-use crate::adapters::sqlite::Mode;
 use crate::engine::fleet::Fleet;
+use crate::engine::janitor::Chores;
 use crate::engine::{Engine, EngineParts, Tasks, consumer, janitor};
 use crate::ports::ledger::{Opened, SessionSpec};
-use crate::ports::{Clock, Directory, Happened, Ledger, Observer, Queue, Reports};
+use crate::ports::{Clock, Directory, Happened, Observer, Queue, StoreMode};
 use crate::types::catalogue::Offer;
 use crate::types::ledger::Project;
 use crate::types::{NanoUsd, ProjectId};
@@ -82,13 +83,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the run could not begin. What goes wrong later is in the answer.
 pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed> {
-    let config = load_config(&spec.options)?;
-    if config.models.is_empty() {
-        return Err(Failed::usage(format!(
-            "the configuration ({}) names no [[model]] to send jobs to",
-            config.source
-        )));
-    }
+    let config = load_working_config(&spec.options)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let out = match &spec.output {
         Output::File(path) => Some(Ok(ResultsFile::open(path).map_err(|error| Failed::usage(error.0))?)),
@@ -96,15 +91,14 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
         Output::None => None,
     };
     let repaired_bytes = out.as_ref().and_then(|out| out.as_ref().ok()).map_or(0, |file| file.repaired_bytes);
-    let store = Arc::new(super::open_store(&config, Mode::Create, &clock).await?);
-    let session = SessionSpec { run_cap: spec.max_cost, label: super::session_label() };
-    let (ledger, writer, opened) = store.session(&session).await?;
-    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
-    let directory: Arc<dyn Directory> = Arc::clone(&store) as _;
-    let reports: Arc<dyn Reports> = Arc::clone(&store) as _;
+    let store = super::open_store(&config, StoreMode::Create, &clock).await?;
+    let session =
+        SessionSpec { run_cap: spec.max_cost, label: super::session_label(), ..SessionSpec::default() };
+    let StoreSession { ledger, tasks: ledger_tasks, opened, .. } = store.session(&session).await?;
+    let OpenStore { directory, reports, .. } = store;
 
     let tasks = Tasks::new();
-    let writer = tasks.spawn_service(writer.run());
+    let ledger_tasks: Vec<_> = ledger_tasks.into_iter().map(|task| tasks.spawn_service(task)).collect();
     directory.seed_projects(&config.projects).await?;
     let offers = catalogue(&config, &*directory).await?;
     let providers = provider_set(&config, &clock)?;
@@ -150,7 +144,7 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
         tasks: tasks.clone(),
     }));
     engine.refresh().await?;
-    let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), reports));
+    let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), Chores { reports, fleet: None }));
     let ticker =
         tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -180,7 +174,9 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
             Err(error) => drop(failed.get_or_insert(Failed::unreachable(error.to_string()))),
         }
     }
-    drop(writer.await);
+    for task in ledger_tasks {
+        drop(task.await);
+    }
     Ok(RunEnd { interrupted: interrupted.load(Ordering::Relaxed), failed, projects })
 }
 

@@ -14,8 +14,10 @@ use crate::app::Failed;
 
 mod budget;
 mod config;
+mod dead;
 mod dry_run;
 mod explain;
+mod jobs;
 mod ledger;
 mod migrate;
 mod models;
@@ -25,6 +27,8 @@ mod project;
 mod results;
 mod run;
 mod spend;
+mod submit;
+mod worker;
 
 /// Routes LLM batch jobs to models by cost and deadline, and stops hard at each project's cap.
 #[derive(Debug, Parser)]
@@ -42,7 +46,8 @@ pub(crate) struct Global {
     /// Configuration file [default: ./outlay.toml if there is one, else a built-in simulated setup]
     #[arg(long, global = true, value_name = "FILE", env = "OUTLAY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Where jobs and spend are kept, such as sqlite:outlay.db [default: from the configuration]
+    /// Where jobs and spend are kept, such as sqlite:outlay.db or postgres://... [default: from the
+    /// configuration]
     #[arg(long, global = true, value_name = "URL", env = "OUTLAY_STORE_URL")]
     pub(crate) store: Option<String>,
     /// Print JSON for machines instead of tables for people
@@ -57,10 +62,20 @@ pub(crate) struct Global {
 enum Command {
     /// Run jobs from JSONL files to the end; run again to resume
     Run(run::RunArgs),
+    /// Consume RabbitMQ and write results and spend to Postgres, until SIGTERM
+    Worker(worker::WorkerArgs),
+    /// Publish jobs from JSONL files to the queue, each confirmed
+    Submit(submit::SubmitArgs),
     /// Print results from the store as JSONL
     Results(results::ResultsArgs),
     /// Tell why a job went where it went, call by call
     Explain(explain::ExplainArgs),
+    /// List, show, cancel and release jobs
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// List, show, redrive and discard messages that were given up
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
     /// Sum up what was spent
     Spend(spend::SpendArgs),
     /// Show and change the caps of projects
@@ -86,7 +101,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::start_logging(cli.global.verbose);
+    output::start_logging(cli.global.verbose, matches!(cli.command, Command::Worker(_)));
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failed::usage(format!("no runtime could be started: {error}"))),
@@ -104,6 +119,10 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failed> {
     let global = &cli.global;
     match &cli.command {
         Command::Run(args) => return run::run(global, args).await,
+        Command::Worker(args) => return worker::run(global, args).await,
+        Command::Submit(args) => return submit::run(global, args).await,
+        Command::Jobs(command) => jobs::run(global, command).await?,
+        Command::Dead(command) => dead::run(global, command).await?,
         Command::Results(args) => results::run(global, args).await?,
         Command::Explain(args) => explain::run(global, args).await?,
         Command::Spend(args) => spend::run(global, args).await?,

@@ -71,11 +71,18 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failed> {
     print(&text.map_err(|error| Failed::usage(format!("the answer is no JSON: {error}")))?)
 }
 
-/// Sends the log to stderr: warnings, or what `RUST_LOG` or `-v` ask for.
-pub(super) fn start_logging(verbose: u8) {
+/// Prints one line of JSON, whoever reads.
+pub(super) fn print_line(value: &impl Serialize) -> Result<(), Failed> {
+    let text = serde_json::to_string(value);
+    print(&text.map_err(|error| Failed::usage(format!("the answer is no JSON: {error}")))?)
+}
+
+/// Sends the log to stderr: warnings, or what `RUST_LOG` or `-v` ask for. A service tells more, and to
+/// a log collector as JSON, one object a line.
+pub(super) fn start_logging(verbose: u8, service: bool) {
     let level = match verbose {
-        0 => "warn",
-        1 => "warn,outlay=info",
+        0 if !service => "warn,lapin=off",
+        0 | 1 => "warn,lapin=off,outlay=info",
         2 => "info,outlay=debug",
         _ => "debug,outlay=trace",
     };
@@ -88,10 +95,18 @@ pub(super) fn start_logging(verbose: u8) {
             (EnvFilter::new(level), (!unset).then(|| format!("RUST_LOG is ignored: {error}")))
         }
     };
-    let log = tracing_subscriber::fmt().compact().with_env_filter(filter).with_writer(std::io::stderr);
+    // It would log whole messages, prompts included, when the broker returns one.
+    let filter = match "lapin::returned_messages=off".parse() {
+        Ok(never) => filter.add_directive(never),
+        Err(_) => filter,
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Left alone, the library looks at NO_COLOR itself, but it does not look for a terminal.
-    let started =
-        if std::io::stderr().is_terminal() { log.try_init() } else { log.with_ansi(false).try_init() };
+    let started = match (std::io::stderr().is_terminal(), service) {
+        (true, _) => log.compact().try_init(),
+        (false, true) => log.json().flatten_event(true).try_init(),
+        (false, false) => log.compact().with_ansi(false).try_init(),
+    };
     for complaint in complaint.into_iter().chain(started.err().map(|e| format!("there is no log: {e}"))) {
         say(&format!("warning: {complaint}"));
     }

@@ -220,8 +220,8 @@ impl Observer for RunPanel {
             Happened::JobRepeated(_) => state.tally.repeated += 1,
             Happened::JobParked(_, reason) => state.tally.parked(reason),
             Happened::JobReturned(_) => state.tally.returned += 1,
-            Happened::CallStarted(_) => state.tally.in_flight += 1,
-            Happened::CallEnded { route, outcome, cost, presumed, usage, took } => {
+            Happened::CallStarted { .. } => state.tally.in_flight += 1,
+            Happened::CallEnded { route, outcome, cost, presumed, usage, took, .. } => {
                 let call = Call {
                     route,
                     outcome: *outcome,

@@ -220,6 +220,7 @@ fn the_keys_that_the_built_in_configuration_only_mentions_exist() {
 #[case(DEFAULT_TOML)]
 #[case(include_str!("../../examples/openai.toml"))]
 #[case(include_str!("../../examples/anthropic.toml"))]
+#[case(include_str!("../../examples/fleet.toml"))]
 #[case(FULL)]
 fn what_is_shown_can_be_read_again(#[case] text: &str) {
     let first = parse(text).unwrap_or_else(|error| panic!("{error}"));

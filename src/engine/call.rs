@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::context::Engine;
 use super::ending::{conclude, end, over_cap, park, refuse_conflict, refuse_project};
 use super::fleet::{CallPermit, Report};
-use super::process::{Step, Stepped};
+use super::process::{POLL, Step, Stepped};
 use super::record::Record;
 use super::tasks::catch_panic;
 use super::waiting::Turn;
@@ -20,9 +20,6 @@ use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkRea
 use crate::types::outcome::AttemptEnd;
 use crate::types::{AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, NanoUsd, Route, Status};
 
-/// Waits that only exist in case a wake-up from another process was missed.
-const POLL: Duration = Duration::from_secs(1);
-
 /// Admission, hold, call, settlement: the part that costs money.
 pub(super) async fn call(
     engine: &Engine,
@@ -32,11 +29,13 @@ pub(super) async fn call(
     route: &Route,
 ) -> Stepped {
     let job = Arc::clone(&record.job);
+    let asked_at = engine.now().mono;
     let admitted = tokio::select! {
         admitted = engine.parts.fleet.admit(&job, route) => admitted,
         () = engine.parts.tasks.stopping() => None,
     };
     let Some(permit) = admitted else { return Ok(Step::Again) };
+    let waited = engine.now().mono.since(asked_at);
     let attempt = AttemptId(Uuid::now_v7());
     let request = BeginRequest {
         attempt,
@@ -54,7 +53,8 @@ pub(super) async fn call(
         Ok(Begin::Go { attempt_no, generation }) => {
             *turn = None;
             engine.remember_cap(&job.key.project, None, engine.now().mono);
-            return run_call(engine, record, route, permit, Held { attempt, attempt_no, generation }).await;
+            let held = Held { attempt, attempt_no, generation, waited };
+            return run_call(engine, record, route, permit, held).await;
         }
         answer => {
             engine.parts.fleet.give_back(route, permit);
@@ -70,10 +70,7 @@ pub(super) async fn call(
             Ok(Step::Over(Fate::Settled))
         }
         // Another process works on it: its result will be there when this one asks again.
-        Begin::InFlight => {
-            engine.pause_until(engine.now().mono + POLL).await;
-            Ok(Step::Again)
-        }
+        Begin::InFlight => Ok(engine.elsewhere().await),
         Begin::Wait => {
             wait_for_room(engine, &job, turn).await;
             Ok(Step::Again)
@@ -92,6 +89,8 @@ pub(super) async fn call(
         }
         Begin::Conflict => refuse_conflict(engine, &job, record.place()).await.map(Step::Over),
         Begin::UnknownProject => refuse_project(engine, record).await,
+        // Nothing was begun under this attempt's id, and the ledger has a new session by now.
+        Begin::Fenced if engine.parts.rules.session_renews => Ok(Step::Again),
         Begin::Fenced => Err(StoreError::unavailable(
             "this run's session was ended by another one; its calls count as presumed. Run again to go on",
         )),
@@ -103,6 +102,8 @@ struct Held {
     attempt: AttemptId,
     attempt_no: u32,
     generation: u32,
+    /// For the provider's limits, before it was asked for.
+    waited: Duration,
 }
 
 async fn run_call(
@@ -114,7 +115,7 @@ async fn run_call(
 ) -> Stepped {
     let job = Arc::clone(&record.job);
     record.call_started(engine.now().wall);
-    engine.hear(&Happened::CallStarted(route));
+    engine.hear(&Happened::CallStarted { route, waited: held.waited });
     let call = Call {
         attempt: held.attempt,
         attempt_no: held.attempt_no,
@@ -125,6 +126,9 @@ async fn run_call(
     };
     // A panic in an adapter must not leave the money hanging: nobody knows what was sent.
     let reply = match engine.parts.providers.get(&route.offer.provider) {
+        // The hold may have become presumed spend while this process was paused, and its room given
+        // to another call after an admin voided it: nothing is sent on a permission that old.
+        Some(_) if !engine.parts.ledger.is_current() => Ok(not_sent()),
         Some(provider) => catch_panic(provider.complete(&call, engine.now().wall)).await,
         None => Err("no adapter for this provider".to_owned()),
     };
@@ -214,6 +218,7 @@ async fn settle_call(
         Bill::Unknown => (NanoUsd::ZERO, route.hold),
     };
     engine.hear(&Happened::CallEnded {
+        project: &job.key.project,
         route,
         outcome,
         cost,
@@ -232,8 +237,7 @@ async fn settle_call(
                 record.failed_on.push(route.offer.id.clone());
             }
             record.last_failure = Some(Failure::lasting(outcome.error_code(), message));
-            engine.pause_until(engine.now().mono + after).await;
-            Ok(Step::Again)
+            Ok(engine.come_back(engine.now().mono + after).await)
         }
     }
 }
@@ -250,12 +254,14 @@ async fn wait_for_room(engine: &Engine, job: &Job, turn: &mut Option<Turn>) {
 }
 
 fn interrupted(panic: &str) -> Reply {
-    let failure = CallFailure {
-        outcome: AttemptOutcome::Interrupted,
-        status: None,
-        from_provider: false,
-        retry_after: None,
-        message: format!("the provider's adapter failed: {panic}"),
-    };
+    without_answer(AttemptOutcome::Interrupted, format!("the provider's adapter failed: {panic}"))
+}
+
+fn not_sent() -> Reply {
+    without_answer(AttemptOutcome::NotSent, "the worker's session may have been ended meanwhile".to_owned())
+}
+
+fn without_answer(outcome: AttemptOutcome, message: String) -> Reply {
+    let failure = CallFailure { outcome, status: None, from_provider: false, retry_after: None, message };
     Reply { outcome: Err::<Answer, _>(failure), limits: RateFacts::default(), took: Duration::ZERO }
 }

@@ -46,6 +46,11 @@ pub struct Rules {
     /// run that a person starts and kills, the same jobs are in flight each time through no fault of
     /// theirs.
     pub deaths_count: bool,
+    /// How long a job may be held while nothing can be done about it; after that the queue has to take
+    /// it back. `None` where the queue cannot.
+    pub hold_max: Option<Duration>,
+    /// The ledger takes a new session by itself when its own was ended by another process.
+    pub session_renews: bool,
     /// How to create a project that nobody listed; its id is the job's. `None` refuses such jobs.
     pub default_project: Option<ProjectSeed>,
 }

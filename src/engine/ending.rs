@@ -74,6 +74,7 @@ pub(super) async fn refuse_line(engine: &Engine, line: Malformed) -> Result<Fate
         body_hash: [0; 32],
         terms: Terms::default(),
         metadata: None,
+        source: None,
     };
     let record = Record::new(Arc::new(nothing), None, now.wall, None);
     finish(engine, None, record.ended(Status::Failed, Some(line.failure), now)).await
@@ -164,7 +165,9 @@ pub(super) async fn after_panic(engine: &Engine, job: &Arc<Job>, panic: &str) ->
     let now = engine.now();
     let record = Record::new(Arc::clone(job), None, now.wall, None);
     let failure = Failure::lasting(ErrorCode::Poison, "the worker panicked over this job");
-    finish(engine, Some((Arc::clone(job), now.wall)), record.ended(Status::Failed, Some(failure), now)).await
+    let result = record.ended(Status::Failed, Some(failure), now);
+    finish(engine, Some((Arc::clone(job), now.wall)), result).await?;
+    Ok(Fate::Dead { reason: "the worker panicked over this job".to_owned() })
 }
 
 /// A message about a job's own text, led by where that stands.

@@ -4,6 +4,7 @@
 //! A crash between any two steps is a redelivery that the ledger recognises.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::call::call;
 use super::context::{Claim, Engine};
@@ -16,9 +17,14 @@ use super::waiting::Turn;
 use crate::policy::route::{Ask, Choice, choose};
 use crate::policy::verdict::DEATHS_MAX;
 use crate::ports::queue::{Delivery, Fate, Payload, Place};
-use crate::ports::{Happened, StoreError};
+use crate::ports::{Happened, StoreError, StoreErrorKind};
 use crate::types::ledger::ParkReason;
 use crate::types::{ErrorCode, Failure, Job, Mono, Status};
+
+/// Waits that only exist in case a wake-up from another process was missed.
+pub(super) const POLL: Duration = Duration::from_secs(1);
+/// How long a job is put off when the store gives no answer.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How one step of the loop ended.
 pub(super) enum Step {
@@ -45,7 +51,8 @@ pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -
         }
         (Payload::Job(job), Claim::Conflict) => refuse_conflict(engine, &job, place).await,
         (Payload::Job(job), Claim::Ours) => {
-            let outcome = catch_panic(work_on(engine, &job, place, delivery.redelivered)).await;
+            let came = Came { redelivered: delivery.redelivered, redriven: delivery.redriven };
+            let outcome = catch_panic(work_on(engine, &job, place, came)).await;
             engine.release(&job.key);
             match outcome {
                 Ok(outcome) => outcome,
@@ -55,6 +62,11 @@ pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -
     };
     match outcome {
         Ok(fate) => fate,
+        // Whatever is durable by now is recognised when the job comes again.
+        Err(error) if error.kind == StoreErrorKind::Unavailable && engine.parts.rules.hold_max.is_some() => {
+            tracing::warn!(%error, "a job is put off: the store gives no answer");
+            Fate::Later { until: engine.now().wall + STORE_PAUSE }
+        }
         Err(error) => {
             engine.fail(error);
             Fate::Returned
@@ -62,17 +74,23 @@ pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -
     }
 }
 
+/// What the queue says of a delivery's past.
+struct Came {
+    redelivered: bool,
+    redriven: bool,
+}
+
 async fn work_on(
     engine: &Engine,
     job: &Arc<Job>,
     place: Option<&Place>,
-    redelivered: bool,
+    came: Came,
 ) -> Result<Fate, StoreError> {
     let mut accepted_at = engine.now().wall;
     let mut past = Vec::new();
-    if redelivered {
-        let known =
-            engine.parts.ledger.lookup(&job.key, job.body_hash, engine.parts.rules.retry_failed).await?;
+    if came.redelivered || came.redriven {
+        let redrive = came.redriven || engine.parts.rules.retry_failed;
+        let known = engine.parts.ledger.lookup(&job.key, job.body_hash, redrive).await?;
         if let Some(known) = known {
             if !known.same_body {
                 return refuse_conflict(engine, job, place).await;
@@ -90,7 +108,8 @@ async fn work_on(
     record.recall(past, engine.parts.rules.deaths_count);
     if record.tally.deaths >= DEATHS_MAX {
         let message = format!("{} workers died while they worked on it", record.tally.deaths);
-        return fail(engine, &record, Failure::lasting(ErrorCode::Poison, message)).await;
+        fail(engine, &record, Failure::lasting(ErrorCode::Poison, message.clone())).await?;
+        return Ok(Fate::Dead { reason: message });
     }
     let mut turn = None;
     loop {
@@ -114,8 +133,7 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
         return end(engine, record, Status::Expired, failure).await;
     }
     if let Some(not_before) = job.terms.not_before.filter(|not_before| now.wall < *not_before) {
-        engine.pause_until(now.mono_at(not_before)).await;
-        return Ok(Step::Again);
+        return Ok(engine.come_back(now.mono_at(not_before)).await);
     }
     let project = match engine.project(&job.key.project) {
         Some(project) => project,
@@ -143,10 +161,7 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
     };
     let route = match choose(&ask, &views) {
         Choice::Call(route) => route,
-        Choice::Wait { until, park: false, .. } => {
-            engine.pause_until(until).await;
-            return Ok(Step::Again);
-        }
+        Choice::Wait { until, park: false, .. } => return Ok(engine.come_back(until).await),
         Choice::Wait { until, .. } => {
             let until = now.wall + until.since(now.mono);
             return park(engine, record, ParkReason::NoProvider { until }, None).await;
@@ -187,6 +202,28 @@ impl Engine {
             () = self.parts.clock.sleep_until(at) => {}
             () = self.parts.tasks.stopping() => {}
         }
+    }
+
+    /// Sleeps until `at`, or hands the job back to the queue where that is longer than a job may be
+    /// held.
+    pub(super) async fn come_back(&self, at: Mono) -> Step {
+        let now = self.now();
+        let wait = at.since(now.mono);
+        if self.parts.rules.hold_max.is_some_and(|most| wait > most) {
+            return Step::Over(Fate::Later { until: now.wall + wait });
+        }
+        self.pause_until(at).await;
+        Step::Again
+    }
+
+    /// The job is being worked on by another process, which may live or not: look again in a while.
+    pub(super) async fn elsewhere(&self) -> Step {
+        let now = self.now();
+        if self.parts.rules.hold_max.is_some() {
+            return Step::Over(Fate::Later { until: now.wall + POLL });
+        }
+        self.pause_until(now.mono + POLL).await;
+        Step::Again
     }
 
     /// Waits to become the head of the project's line; `None` when the run is ending.

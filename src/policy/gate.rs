@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::budget::Fit;
-use crate::types::ledger::{Begin, BeginRequest, Conclusion, ParkReason, Project};
-use crate::types::{NanoUsd, Status, Wall};
+use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, ParkReason, Project};
+use crate::types::outcome::AttemptEnd;
+use crate::types::{AttemptOutcome, Bill, NanoUsd, Status, Wall};
 
 /// What a store knows of a job's current generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Facts<'a> {
     pub job: Option<&'a JobState>,
     /// Why the model is stopped, if it is.
     pub quarantined: Option<&'a str>,
+    /// Somebody cancelled the job before the store knew it.
+    pub cancelled: bool,
 }
 
 /// Why a call may not be made, for any reason but the amount; `None` when only money is left to ask.
@@ -59,6 +62,9 @@ pub fn refuse(request: &BeginRequest, facts: Facts<'_>) -> Option<Begin> {
             return Some(Begin::InFlight);
         }
     }
+    if facts.cancelled {
+        return Some(Begin::Cancelled);
+    }
     if let Some(reason) = stopped(facts.account, project, request.hold) {
         return Some(Begin::Stopped(reason.into_owned()));
     }
@@ -73,6 +79,28 @@ pub fn unfit(fit: Fit) -> Option<Begin> {
         Fit::Wait => Some(Begin::Wait),
         Fit::CapReached(cap) => Some(Begin::CapReached(cap)),
         Fit::NeverFits { window, cap } => Some(Begin::NeverFits { window, cap }),
+    }
+}
+
+/// What to conclude when nobody was there any more to hear `Go`: whoever never heard it never sent a
+/// byte, and that is the proof on which the hold returns.
+#[must_use]
+pub fn unheard(request: &BeginRequest, generation: u32) -> Conclusion {
+    let end = AttemptEnd {
+        attempt: request.attempt,
+        bill: Bill::Nothing,
+        outcome: AttemptOutcome::NotSent,
+        usage: None,
+        model_served: None,
+        provider_ms: 0,
+        detail: Some("nobody waited for the permission any more".to_owned()),
+    };
+    Conclusion {
+        key: request.job.key.clone(),
+        generation: Some(generation),
+        job: None,
+        attempt: Some(end),
+        next: Next::GoOn,
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::types::{JobKey, JobResult};
+use crate::types::{ErrorCode, Failure, JobKey, JobResult, Status};
 
 /// `text` with each NUL replaced by U+FFFD.
 #[must_use]
@@ -36,6 +36,22 @@ pub fn storable_result(result: &JobResult) -> Result<(String, bool), serde_json:
     let mut tree: Value = serde_json::from_str(&text)?;
     let replaced = clean(&mut tree);
     Ok((serde_json::to_string(&tree)?, replaced))
+}
+
+/// What stands in for a result that the database refuses: the cost stays, the content goes.
+#[must_use]
+pub fn unwritable(result: &JobResult, why: &str) -> JobResult {
+    JobResult {
+        status: Status::Failed,
+        output: None,
+        tool_calls: Vec::new(),
+        error: Some(Failure::lasting(
+            ErrorCode::ProviderError,
+            format!("the store refused the result: {why}"),
+        )),
+        metadata: None,
+        ..result.clone()
+    }
 }
 
 fn clean(value: &mut Value) -> bool {

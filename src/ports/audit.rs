@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::directory::Event;
+use super::jobs::ReleaseFilter;
 use crate::types::catalogue::Prices;
 use crate::types::ledger::WindowKind;
-use crate::types::{AttemptId, ModelId, NanoUsd, ProjectId, Wall, WorkerId};
+use crate::types::{AttemptId, JobKey, ModelId, NanoUsd, ProjectId, Wall, WorkerId};
 
 /// Who did what nobody asked for.
 pub const OUTLAY: &str = "outlay";
@@ -90,4 +91,23 @@ pub fn resolved(
 ) -> Event {
     let what = if cost.is_some() { "presumed_settled" } else { "presumed_voided" };
     event(at, who, what, attempt.to_string(), json!({ "hold_usd": hold, "cost_usd": cost, "why": why }))
+}
+
+/// A job was cancelled; `noted` before the store knew it.
+#[must_use]
+pub fn cancelled(at: Wall, who: &str, job: &JobKey, noted: bool) -> Event {
+    event(at, who, "job_cancelled", job.to_string(), json!({ "noted": noted }))
+}
+
+/// A person let parked jobs go.
+#[must_use]
+pub fn released(at: Wall, who: &str, which: &ReleaseFilter, jobs: u64) -> Event {
+    let subject = which.project.as_ref().map_or_else(|| ProjectId::ACCOUNT.to_owned(), ToString::to_string);
+    event(at, who, "jobs_released", subject, json!({ "jobs": jobs, "ids": which.ids }))
+}
+
+/// Nobody will get a result where its job said that it should go.
+#[must_use]
+pub fn undeliverable(at: Wall, job: &JobKey, why: &str) -> Event {
+    event(at, OUTLAY, "result_undeliverable", job.to_string(), json!({ "why": why }))
 }

@@ -67,6 +67,12 @@ pub trait Directory: Send + Sync {
         who: &str,
     ) -> Result<(), StoreError>;
 
+    /// Returns once another process may have changed something here: a cap, a stop, a release. Never
+    /// where nobody else can; whoever waits looks for himself from time to time as well.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
     /// The newest events first.
     async fn events(&self, limit: u32) -> Result<Vec<Event>, StoreError>;
 }

@@ -39,6 +39,17 @@ pub trait Ledger: Send + Sync {
     /// Says that this session is alive.
     async fn heartbeat(&self) -> Result<(), StoreError>;
 
+    /// Whether nobody can have reaped this session yet. Asked right before a request's first byte: a
+    /// process that was paused for a while may hold permissions that no longer stand.
+    fn is_current(&self) -> bool {
+        true
+    }
+
+    /// How many requests each transaction since the last question carried, for whoever measures.
+    fn batches(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// Ends this session: nothing it began is live any more. What still was becomes presumed.
     async fn close(&self) -> Result<(), StoreError>;
 }
@@ -63,6 +74,10 @@ pub struct SessionSpec {
     pub run_cap: Option<NanoUsd>,
     /// Host and process, for people.
     pub label: String,
+    /// Every result goes to whoever listens, by way of the outbox.
+    pub publish_results: bool,
+    /// Keep the text of every job, and not only while it waits outside the queue.
+    pub keep_payload: bool,
 }
 
 /// Closing presumed money by hand, outside any session.

@@ -5,19 +5,32 @@
 pub mod audit;
 pub mod clock;
 pub mod directory;
+pub mod jobs;
 pub mod ledger;
 pub mod observer;
+pub mod outbox;
 pub mod provider;
 pub mod queue;
 pub mod reports;
 
 pub use clock::Clock;
 pub use directory::Directory;
+pub use jobs::Jobs;
 pub use ledger::Ledger;
 pub use observer::{Happened, Observer};
+pub use outbox::Outbox;
 pub use provider::Provider;
 pub use queue::Queue;
 pub use reports::Reports;
+
+/// How to treat a store that is not there, or whose tables are missing or old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreMode {
+    /// Create it, or bring it up to date: for a run, or to set something up.
+    Create,
+    /// Say what is missing: for commands that only look.
+    Existing,
+}
 
 /// A store that gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::policy::breaker::Transition;
 use crate::types::ledger::ParkReason;
-use crate::types::{AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, ProviderId, Route, Status, Usage};
+use crate::types::{
+    AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, Route, Status, Usage,
+};
 
 /// Something that happened, after it became durable.
 #[derive(Debug)]
@@ -20,9 +22,16 @@ pub enum Happened<'a> {
     /// A job was handed back unfinished because the run is ending.
     JobReturned(&'a JobKey),
     /// A call's hold is durable and the call begins.
-    CallStarted(&'a Route),
+    CallStarted {
+        /// Where it goes.
+        route: &'a Route,
+        /// How long it waited for the provider's limits.
+        waited: Duration,
+    },
     /// A call ended and its money is settled.
     CallEnded {
+        /// Who pays.
+        project: &'a ProjectId,
         /// Where it went.
         route: &'a Route,
         /// How it ended.

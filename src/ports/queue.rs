@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::types::{Failure, Job, JobKey, TaskId};
+use crate::types::{Failure, Job, JobKey, TaskId, Wall};
 
 /// One message, and how to answer for it.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Delivery {
     pub payload: Payload,
     /// It may have come before: look it up before anything is spent on it.
     pub redelivered: bool,
+    /// A person sent it back after it had been given up: an end it had before does not count.
+    pub redriven: bool,
     /// What to hand back when it is settled.
     pub receipt: Receipt,
     /// Where it stands, for messages; `None` where a queue has no places.
@@ -59,12 +61,22 @@ pub struct Malformed {
 pub struct Receipt(pub u64);
 
 /// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// Terminal or parked: the store answers for it from here on.
     Settled,
     /// Not started, or interrupted: it has to come again.
     Returned,
+    /// Nothing can be done about it before then: it has to come again, and not to be held meanwhile.
+    Later {
+        /// When, at the earliest.
+        until: Wall,
+    },
+    /// Given up for good, and to be put where a person looks. Its result is durable, if it has one.
+    Dead {
+        /// Why, for that person; never a prompt or an answer.
+        reason: String,
+    },
 }
 
 /// A source of jobs that wants to hear what became of each.
@@ -76,7 +88,8 @@ pub trait Queue: Send + Sync {
     /// When the source can no longer be read; the message names it.
     async fn next(&self) -> Result<Option<Delivery>, QueueError>;
 
-    /// Says what became of a message. Only called after its outcome is durable.
+    /// Says what became of a message. Only called after its outcome is durable. An error means that
+    /// the message will come again.
     async fn settle(&self, receipt: Receipt, fate: Fate) -> Result<(), QueueError>;
 }
 

@@ -140,10 +140,24 @@ pub struct JobHistory {
 pub struct Finding {
     /// The rule that does not hold, in a word.
     pub rule: &'static str,
+    /// Whose money it is about, where that can be told.
+    pub project: Option<ProjectId>,
     /// Which window, attempt or job.
     pub subject: String,
     /// What is, and what should be.
     pub message: String,
+}
+
+impl Finding {
+    /// L1 broken for one window: what it says of held, spent and presumed beside what its attempts count.
+    #[must_use]
+    pub fn window_sums(project: ProjectId, subject: String, sums: [(&str, NanoUsd, NanoUsd); 3]) -> Self {
+        let wrong = sums.into_iter().filter(|(_, is, should)| is != should);
+        let message: Vec<_> = wrong
+            .map(|(name, is, should)| format!("{name} is ${is}, its attempts count ${should}"))
+            .collect();
+        Self { rule: "window_sums", project: Some(project), subject, message: message.join("; ") }
+    }
 }
 
 /// Queries over what happened.

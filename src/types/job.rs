@@ -1,5 +1,6 @@
 //! A job: who pays, what to ask, and what bounds the answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,19 @@ pub struct Job {
     pub terms: Terms,
     /// Given back with the result, never read.
     pub metadata: Option<Value>,
+    /// The message it came in, where it may have to be sent on: kept only by queues.
+    pub source: Option<Arc<Source>>,
+}
+
+/// A job as it came over a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The body.
+    pub body: Vec<u8>,
+    /// What its result carries, so that whoever asked can tell which question it answers.
+    pub correlation_id: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
 }
 
 /// What is asked of a model: an allow-list of fields that every adapter knows how to send.
@@ -183,6 +197,14 @@ pub struct ImageUrl {
     pub url: String,
 }
 
+impl Source {
+    /// A body with nothing around it.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        Self { body: body.to_vec(), correlation_id: None, traceparent: None }
+    }
+}
+
 /// When an answer stops being useful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deadline {
@@ -214,6 +236,21 @@ pub enum Class {
     Standard,
     /// Whenever there is room.
     Bulk,
+}
+
+impl Class {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Standard, Self::Bulk];
+
+    /// The lane as it stands in rows, JSON and the names of queues.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Standard => "standard",
+            Self::Bulk => "bulk",
+        }
+    }
 }
 
 /// What to do when no offer meets the deadline.

@@ -111,6 +111,20 @@ pub struct ProjectSeed {
     pub caps: Caps,
 }
 
+impl From<&ProjectSeed> for Project {
+    /// The project as it begins: not stopped.
+    fn from(seed: &ProjectSeed) -> Self {
+        Self {
+            id: seed.id.clone(),
+            time_zone: seed.time_zone.clone(),
+            on_cap: seed.on_cap,
+            uncapped: seed.uncapped,
+            caps: seed.caps,
+            stopped: None,
+        }
+    }
+}
+
 /// Permission asked for one call.
 #[derive(Debug, Clone)]
 pub struct BeginRequest {

@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, mpsc};
 use self::lines::{Line, Lines};
 use crate::policy::intake::{self, Known, Rejected};
 use crate::ports::queue::{Delivery, Fate, Malformed, Payload, Place, Queue, QueueError, Receipt};
+use crate::types::job::Source;
 use crate::types::{ErrorCode, Failure, JobKey, ProjectId};
 
 /// The name that stands for standard input.
@@ -67,6 +68,23 @@ impl FileQueue {
     /// # Errors
     /// When a file is missing, is a folder or may not be read, or standard input is named twice.
     pub fn open(files: Vec<PathBuf>, known: Arc<Known>, redelivered: bool) -> Result<Self, QueueError> {
+        Self::start(files, known, redelivered, false)
+    }
+
+    /// Opens `files` to send their lines on: every job keeps the line it came from.
+    ///
+    /// # Errors
+    /// As [`FileQueue::open`].
+    pub fn open_to_send(files: Vec<PathBuf>, known: Arc<Known>) -> Result<Self, QueueError> {
+        Self::start(files, known, false, true)
+    }
+
+    fn start(
+        files: Vec<PathBuf>,
+        known: Arc<Known>,
+        redelivered: bool,
+        keep_source: bool,
+    ) -> Result<Self, QueueError> {
         for file in &files {
             probe(file)?;
         }
@@ -81,6 +99,7 @@ impl FileQueue {
                 let mut reader = Reader {
                     known,
                     redelivered,
+                    keep_source,
                     items,
                     next_receipt: 0,
                     occurrences: Occurrences::default(),
@@ -150,8 +169,10 @@ impl Queue for FileQueue {
 
     async fn settle(&self, _receipt: Receipt, fate: Fate) -> Result<(), QueueError> {
         match fate {
-            Fate::Settled => self.settled.fetch_add(1, Ordering::Relaxed),
-            Fate::Returned => self.returned.fetch_add(1, Ordering::Relaxed),
+            // The store has the result of a job that was given up; a file has nowhere else to put it.
+            Fate::Settled | Fate::Dead { .. } => self.settled.fetch_add(1, Ordering::Relaxed),
+            // It stays in the file, and comes again with the next run.
+            Fate::Returned | Fate::Later { .. } => self.returned.fetch_add(1, Ordering::Relaxed),
         };
         Ok(())
     }
@@ -179,6 +200,7 @@ fn probe(file: &Path) -> Result<(), QueueError> {
 struct Reader {
     known: Arc<Known>,
     redelivered: bool,
+    keep_source: bool,
     items: mpsc::Sender<Item>,
     next_receipt: u64,
     occurrences: Occurrences,
@@ -222,7 +244,13 @@ impl Reader {
             };
             let receipt = Receipt(self.next_receipt);
             self.next_receipt += 1;
-            let delivery = Delivery { payload, redelivered: self.redelivered, receipt, place: Some(place) };
+            let delivery = Delivery {
+                payload,
+                redelivered: self.redelivered,
+                redriven: false,
+                receipt,
+                place: Some(place),
+            };
             self.items.blocking_send(Item::Delivery(Box::new(delivery))).map_err(|_| None)?;
         }
     }
@@ -232,7 +260,10 @@ impl Reader {
         let (rejected, hash) = match line {
             Line::Whole(bytes) => {
                 match intake::read_line(bytes, &self.known, &mut |hash| occurrences.count(hash)) {
-                    Ok(job) => return Payload::Job(Arc::new(job)),
+                    Ok(mut job) => {
+                        job.source = self.keep_source.then(|| Arc::new(Source::of(bytes)));
+                        return Payload::Job(Arc::new(job));
+                    }
                     Err(rejected) => (rejected, Sha256::digest(bytes).into()),
                 }
             }

@@ -53,7 +53,11 @@ impl Directory for Memory {
             None if is_account => Payer::account(),
             None => return Ok(Vec::new()),
         };
-        let runs = if is_account { state.alive.values().copied().flatten().collect() } else { Vec::new() };
+        let runs = if is_account {
+            state.alive.values().filter_map(|alive| alive.run).collect()
+        } else {
+            Vec::new()
+        };
         let standing = state.book.standing(&payer, now, now);
         Ok(state.book.pick(&[runs, standing].concat()).cloned().collect())
     }

@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{Attempt, JobRow, Memory, ResultRow, State, duplicate};
+use super::{Attempt, JobRow, Memory, State, duplicate};
 use crate::policy::gate::{self, Facts, Target};
-use crate::policy::text::{storable_key, storable_result, without_nul};
+use crate::policy::text::{storable_key, without_nul};
 use crate::ports::reports::{AttemptRow, ParkedRow};
 use crate::ports::{Ledger, StoreError, StoreErrorKind};
 use crate::types::ledger::{
@@ -20,6 +20,8 @@ pub struct Session {
     pub(super) store: Memory,
     pub(super) worker: WorkerId,
     pub(super) run: Option<WindowId>,
+    pub(super) publishes: bool,
+    pub(super) keeps_payload: bool,
 }
 
 #[async_trait]
@@ -31,12 +33,16 @@ impl Ledger for Session {
 
     async fn conclude(&self, conclusion: Conclusion) -> Result<Concluded, StoreError> {
         let now = self.store.now();
-        self.store.state().conclude(now, &conclusion)
+        let answer = self.store.state().conclude(self, now, &conclusion);
+        self.store.posted.notify_one();
+        answer
     }
 
     async fn park(&self, request: ParkRequest) -> Result<Parked, StoreError> {
         let now = self.store.now();
-        Ok(self.store.state().park(self, now, &request))
+        let answer = self.store.state().park(self, now, &request);
+        self.store.posted.notify_one();
+        answer
     }
 
     async fn lookup(
@@ -75,6 +81,7 @@ impl State {
             project: payer.as_ref().map(|payer| &payer.project),
             job: job.as_ref(),
             quarantined: self.stopped_models.get(&model).map(String::as_str),
+            cancelled: self.cancel_requests.contains_key(&key),
         };
         if let Some(refusal) = gate::refuse(request, facts) {
             return Ok(refusal);
@@ -94,6 +101,10 @@ impl State {
         self.book.hold(&windows, request.hold);
         self.first_generation(&key, &request.job, request.accepted_at);
         self.parked.remove(&key);
+        self.keep_origin(&key, &request.job);
+        if session.keeps_payload {
+            self.keep_payload(&key, &request.job, now);
+        }
         let row = AttemptRow {
             attempt: request.attempt,
             job: key,
@@ -119,12 +130,17 @@ impl State {
         Ok(Begin::Go { attempt_no, generation })
     }
 
-    fn conclude(&mut self, now: Wall, conclusion: &Conclusion) -> Result<Concluded, StoreError> {
+    fn conclude(
+        &mut self,
+        session: &Session,
+        now: Wall,
+        conclusion: &Conclusion,
+    ) -> Result<Concluded, StoreError> {
         let key = storable_key(&conclusion.key);
         let overshoot = conclusion.attempt.as_ref().and_then(|end| self.end(end, now));
         let finished = match &conclusion.next {
             Next::GoOn => false,
-            Next::Finish(result) => self.finish(now, &key, conclusion, result)?,
+            Next::Finish(result) => self.finish(session, now, &key, conclusion, result)?,
         };
         Ok(Concluded { finished, overshoot })
     }
@@ -143,6 +159,7 @@ impl State {
 
     fn finish(
         &mut self,
+        session: &Session,
         now: Wall,
         key: &JobKey,
         conclusion: &Conclusion,
@@ -158,48 +175,49 @@ impl State {
                 1
             }
         };
-        let unwritable = |error: serde_json::Error| StoreError::unavailable(error.to_string());
-        let (body, _) = storable_result(result).map_err(unwritable)?;
-        let result = serde_json::from_str(&body).map_err(unwritable)?;
-        self.result_seq += 1;
-        let row = ResultRow { seq: self.result_seq, written_at: now, result };
-        self.results.insert((key.clone(), generation), row);
-        if generation != gate::LINE {
-            self.parked.remove(key);
+        if let Some((job, _)) = &conclusion.job {
+            self.keep_origin(key, job);
         }
+        self.write_result(key, generation, result, session.publishes, now)?;
         Ok(true)
     }
 
-    fn park(&mut self, session: &Session, now: Wall, request: &ParkRequest) -> Parked {
+    fn park(&mut self, session: &Session, now: Wall, request: &ParkRequest) -> Result<Parked, StoreError> {
         let key = storable_key(&request.job.key);
         if let Some(status) = self.job_state(&key).and_then(|job| job.finished) {
-            return Parked::Finished(status);
+            return Ok(Parked::Finished(status));
+        }
+        if let Some((who, _)) = self.cancel_requests.get(&key).cloned() {
+            self.first_generation(&key, &request.job, request.accepted_at);
+            self.keep_payload(&key, &request.job, now);
+            self.cancel(&key, &who, now)?;
+            return Ok(Parked::Finished(Status::Cancelled));
         }
         if let Some(payer) = self.payers.get(&key.project).cloned() {
             let account = self.account();
             let windows = self.book.charged(&account, session.run, &payer, now, now + request.runs_for);
             let stopped = gate::stopped(&account.project, &payer.project, request.hold).is_some();
             if gate::room_again(&request.reason, stopped, self.book.fit(&windows, request.hold)) {
-                return Parked::RoomAgain;
+                return Ok(Parked::RoomAgain);
             }
         }
         if self.generation(&key).is_none() {
             self.first_generation(&key, &request.job, request.accepted_at);
         }
+        self.keep_payload(&key, &request.job, now);
         let reason = match &request.reason {
             ParkReason::Stopped { reason } => {
                 ParkReason::Stopped { reason: without_nul(reason).into_owned() }
             }
             other => other.clone(),
         };
-        let row = ParkedRow {
-            job: key.clone(),
-            task: request.job.task.clone(),
-            reason: reason.clone(),
-            since: now,
-        };
-        self.parked.entry(key).or_insert(row).reason = reason;
-        Parked::Kept
+        // Parked again with nothing in between: it has been waiting since the first time.
+        let since = self.parked.get(&key).map_or(now, |parked| parked.row.since);
+        let row = ParkedRow { job: key.clone(), task: request.job.task.clone(), reason, since };
+        let (hold, runs_for) = (request.hold, request.runs_for);
+        let parked = super::Parked { row, hold, runs_for, let_go_by: None, released_at: None };
+        self.parked.insert(key, parked);
+        Ok(Parked::Kept)
     }
 
     fn lookup(&mut self, now: Wall, key: &JobKey, body_hash: [u8; 32], redrive: bool) -> Option<Known> {
@@ -224,7 +242,7 @@ impl State {
     }
 }
 
-fn past(attempt: &Attempt) -> PastAttempt {
+pub(super) fn past(attempt: &Attempt) -> PastAttempt {
     let row = &attempt.row;
     PastAttempt {
         summary: AttemptSummary {

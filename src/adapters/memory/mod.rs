@@ -5,12 +5,17 @@
 //! process; a crash of a *session* is played by opening the next one.
 
 mod directory;
+mod jobs;
 mod ledger;
+mod outbox;
 mod reports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::Duration;
+
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use ledger::Session;
@@ -18,11 +23,14 @@ pub use ledger::Session;
 use crate::policy::book::{Book, Payer};
 use crate::policy::budget::{self, Window};
 use crate::policy::gate::{self, JobState};
+use crate::policy::text::storable_result;
 use crate::ports::directory::Event;
 use crate::ports::ledger::{Opened, SessionSpec};
+use crate::ports::outbox::{Outgoing, OutgoingMessage};
 use crate::ports::reports::{AttemptRow, ParkedRow};
 use crate::ports::{Clock, StoreError, audit};
 use crate::types::catalogue::Prices;
+use crate::types::job::{Class, Source};
 use crate::types::ledger::HoldState;
 use crate::types::{
     AttemptId, AttemptOutcome, Bill, JobKey, JobResult, ModelId, NanoUsd, ProjectId, Status, TaskId, Wall,
@@ -34,6 +42,8 @@ use crate::types::{
 pub struct Memory {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
+    /// Something may have been put into the outbox.
+    posted: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -44,18 +54,61 @@ struct State {
     attempts: BTreeMap<AttemptId, Attempt>,
     results: BTreeMap<(JobKey, u32), ResultRow>,
     result_seq: i64,
-    parked: BTreeMap<JobKey, ParkedRow>,
+    parked: BTreeMap<JobKey, Parked>,
+    payloads: BTreeMap<JobKey, Payload>,
+    origins: BTreeMap<JobKey, Origin>,
+    /// Cancelled before they came.
+    cancel_requests: BTreeMap<JobKey, (String, Wall)>,
+    outbox: BTreeMap<i64, Post>,
+    outbox_seq: i64,
     prices: HashMap<ModelId, (i64, Option<Prices>)>,
     stopped_models: BTreeMap<ModelId, String>,
     events: Vec<Event>,
     workers: u64,
-    alive: BTreeMap<WorkerId, Option<WindowId>>,
+    alive: BTreeMap<WorkerId, Alive>,
+    /// What windows have spent on attempts that are not kept any more.
+    purged: BTreeMap<WindowId, NanoUsd>,
 }
 
 struct JobRow {
     task: TaskId,
     body_hash: [u8; 32],
     accepted_at: Wall,
+}
+
+/// A job that waits outside the queue, or is on its way back there.
+struct Parked {
+    row: ParkedRow,
+    hold: NanoUsd,
+    runs_for: Duration,
+    let_go_by: Option<String>,
+    released_at: Option<Wall>,
+}
+
+/// The text of a job.
+struct Payload {
+    source: Arc<Source>,
+    class: Class,
+    kept_at: Wall,
+}
+
+/// Whom a job's result is for.
+struct Origin {
+    source: Arc<Source>,
+    reply_to: Option<String>,
+}
+
+/// A message that is owed.
+struct Post {
+    message: Outgoing,
+    claimed_by: Option<WorkerId>,
+}
+
+/// A session that may spend.
+#[derive(Clone, Copy)]
+struct Alive {
+    run: Option<WindowId>,
+    publishes: bool,
 }
 
 struct Attempt {
@@ -76,7 +129,7 @@ impl Memory {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let state = State { book: Book::new([], 1), ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), clock }
+        Self { state: Arc::new(Mutex::new(state)), clock, posted: Arc::default() }
     }
 
     /// Opens the one session that may spend: every other is dead from here on, and what it left
@@ -95,10 +148,17 @@ impl Memory {
         state.workers += 1;
         let worker = WorkerId(Uuid::from_u128(u128::from(state.workers)));
         let run = spec.run_cap.map(|cap| state.book.open_run(Some(cap)));
-        state.alive.insert(worker, run);
+        state.alive.insert(worker, Alive { run, publishes: spec.publish_results });
         let opened = Opened { worker, reaped, reaped_holds, resumed: !state.jobs.is_empty() };
         drop(state);
-        (Session { store: self.clone(), worker, run }, opened)
+        let session = Session {
+            store: self.clone(),
+            worker,
+            run,
+            publishes: spec.publish_results,
+            keeps_payload: spec.keep_payload,
+        };
+        (session, opened)
     }
 
     /// Every window there ever was, for assertions at any step.
@@ -189,6 +249,32 @@ impl State {
             self.events.push(audit::reaped(now, worker, attempts, holds));
         }
         (attempts, holds)
+    }
+
+    /// Writes a result, ends the job's waiting and owes the message to whoever listens.
+    fn write_result(
+        &mut self,
+        key: &JobKey,
+        generation: u32,
+        result: &JobResult,
+        publish: bool,
+        now: Wall,
+    ) -> Result<(), StoreError> {
+        let unwritable = |error: serde_json::Error| StoreError::unavailable(error.to_string());
+        let (body, _) = storable_result(result).map_err(unwritable)?;
+        let result: JobResult = serde_json::from_str(&body).map_err(unwritable)?;
+        if publish {
+            let message = OutgoingMessage::Result { task: result.task.clone(), status: result.status, body };
+            self.post(key, message);
+        }
+        self.result_seq += 1;
+        let row = ResultRow { seq: self.result_seq, written_at: now, result };
+        self.results.insert((key.clone(), generation), row);
+        if generation != gate::LINE {
+            self.parked.remove(key);
+            self.cancel_requests.remove(key);
+        }
+        Ok(())
     }
 
     fn first_generation(&mut self, key: &JobKey, job: &crate::types::Job, accepted_at: Wall) {

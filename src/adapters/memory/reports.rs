@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use jiff::tz::TimeZone;
 
-use super::{Attempt, Memory, State};
+use super::{Attempt, Memory, Parked, State};
 use crate::policy::gate::LINE;
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
@@ -73,7 +73,8 @@ impl Reports for Memory {
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
         let state = self.state();
         let of_project = |row: &&ParkedRow| project.is_none_or(|project| row.job.project == *project);
-        let mut rows: Vec<_> = state.parked.values().filter(of_project).cloned().collect();
+        let waiting = state.parked.values().filter_map(Parked::waiting);
+        let mut rows: Vec<_> = waiting.filter(of_project).cloned().collect();
         rows.sort_by(|a, b| (a.since, &a.job).cmp(&(b.since, &b.job)));
         Ok(rows)
     }
@@ -143,7 +144,7 @@ impl State {
             generation,
             accepted_at: first.accepted_at,
             result: self.latest(key),
-            parked: self.parked.get(key).cloned(),
+            parked: self.parked.get(key).and_then(Parked::waiting).cloned(),
             attempts,
         })
     }
@@ -172,12 +173,14 @@ impl State {
                 let charged = |a: &&Attempt| a.row.state == state && a.windows.contains(&window.id);
                 self.attempts.values().filter(charged).map(|a| a.row.counted_usd).sum()
             };
-            let should = (sum(HoldState::Held), sum(HoldState::Settled), sum(HoldState::Presumed));
+            let purged = self.purged.get(&window.id).copied().unwrap_or_default();
+            let should = (sum(HoldState::Held), sum(HoldState::Settled) + purged, sum(HoldState::Presumed));
             let is = (window.held, window.spent, window.presumed);
             if is != should {
                 let subject = format!("{} {} window {}", window.project, window.kind.as_str(), window.id.0);
                 findings.push(Finding {
                     rule: "window_sums",
+                    project: Some(window.project.clone()),
                     subject,
                     message: format!("{is:?}, not {should:?}"),
                 });

@@ -13,9 +13,8 @@ use crate::policy::book::Book;
 use crate::policy::gate::{self, Facts, JobState};
 use crate::policy::text::{storable_key, without_nul};
 use crate::ports::StoreError;
-use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next};
-use crate::types::outcome::AttemptEnd;
-use crate::types::{AttemptOutcome, Bill, JobKey, ModelId, Wall, WindowId};
+use crate::types::ledger::{Begin, BeginRequest, Conclusion};
+use crate::types::{JobKey, ModelId, Wall, WindowId};
 
 /// A request with its key as the store knows it.
 #[derive(Debug)]
@@ -44,6 +43,7 @@ struct Table {
     payers: facts::Payers,
     jobs: HashMap<JobKey, JobState>,
     quarantined: HashMap<ModelId, String>,
+    cancelled: HashMap<JobKey, String>,
     book: Book,
 }
 
@@ -88,27 +88,11 @@ impl Step for Beginning {
         Ok(answers)
     }
 
-    /// Whoever never heard `Go` never sent a byte: that is the proof on which the hold returns.
     fn unheard(&self, answer: &Begin) -> Option<Conclusion> {
-        let Begin::Go { generation, .. } = answer else {
-            return None;
-        };
-        let end = AttemptEnd {
-            attempt: self.request.attempt,
-            bill: Bill::Nothing,
-            outcome: AttemptOutcome::NotSent,
-            usage: None,
-            model_served: None,
-            provider_ms: 0,
-            detail: Some("nobody waited for the permission any more".to_owned()),
-        };
-        Some(Conclusion {
-            key: self.request.job.key.clone(),
-            generation: Some(*generation),
-            job: None,
-            attempt: Some(end),
-            next: Next::GoOn,
-        })
+        match answer {
+            Begin::Go { generation, .. } => Some(gate::unheard(&self.request, *generation)),
+            _ => None,
+        }
     }
 }
 
@@ -125,6 +109,7 @@ async fn read(conn: &mut SqliteConnection, session: Session, now: Wall, items: &
         payers: facts::payers(conn, &projects).await?,
         jobs: facts::job_states(conn, &keys).await?,
         quarantined: facts::quarantined(conn).await?,
+        cancelled: facts::cancel_requests(conn, &keys).await?,
         book: facts::open_windows(conn, &projects, session.run, now).await?,
     })
 }
@@ -144,6 +129,7 @@ fn decide(
         project: payer.map(|payer| &payer.project),
         job,
         quarantined: table.quarantined.get(&*without_nul(request.model.as_str())).map(String::as_str),
+        cancelled: table.cancelled.contains_key(key),
     };
     if let Some(refusal) = gate::refuse(request, facts) {
         return Ok((refusal, Vec::new()));

@@ -3,9 +3,9 @@
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
+use super::rows;
 use super::trouble::Sql;
 use crate::ports::reports::Finding;
-use crate::types::NanoUsd;
 
 /// L1: what a window says is what its attempts add up to.
 pub(super) async fn check(conn: &mut SqliteConnection) -> Sql<Vec<Finding>> {
@@ -16,20 +16,16 @@ pub(super) async fn check(conn: &mut SqliteConnection) -> Sql<Vec<Finding>> {
                    sum(CASE a.state WHEN 'presumed' THEN a.counted ELSE 0 END) AS presumed \
                  FROM attempt a, json_each(a.windows) v GROUP BY 1) \
                SELECT w.project_id || ' ' || w.kind || ' window ' || w.window_id, w.held, w.spent, w.presumed, \
-                 coalesce(c.held, 0), coalesce(c.spent, 0), coalesce(c.presumed, 0) \
+                 coalesce(c.held, 0), coalesce(c.spent, 0) + w.purged, coalesce(c.presumed, 0), w.project_id \
                FROM budget_window w LEFT JOIN counted c USING (window_id) \
-               WHERE w.held <> coalesce(c.held, 0) OR w.spent <> coalesce(c.spent, 0) \
+               WHERE w.held <> coalesce(c.held, 0) OR w.spent <> coalesce(c.spent, 0) + w.purged \
                  OR w.presumed <> coalesce(c.presumed, 0) ORDER BY w.window_id";
     let mut findings = Vec::new();
     for row in sqlx::query(sql).fetch_all(&mut *conn).await? {
-        let mut of = Vec::new();
-        for (name, at) in [("held", 1), ("spent", 2), ("presumed", 3)] {
-            let (is, should): (i64, i64) = (row.try_get(at)?, row.try_get(at + 3)?);
-            if is != should {
-                of.push(format!("{name} is ${}, its attempts count ${}", NanoUsd(is), NanoUsd(should)));
-            }
-        }
-        findings.push(Finding { rule: "window_sums", subject: row.try_get(0)?, message: of.join("; ") });
+        let sum = |name, at| Sql::Ok((name, rows::money(&row, at)?, rows::money(&row, at + 3)?));
+        let sums = [sum("held", 1)?, sum("spent", 2)?, sum("presumed", 3)?];
+        let project = row.try_get::<&str, _>(7)?.into();
+        findings.push(Finding::window_sums(project, row.try_get(0)?, sums));
     }
     Ok(findings)
 }
@@ -71,7 +67,8 @@ const RULES: [(&str, &str); 9] = [
     (
         "attempt_has_job",
         "SELECT hex(a.attempt_id), 'there is no job ' || a.project_id || '/' || a.job_id || ' generation ' || a.generation \
-         FROM attempt a LEFT JOIN job j USING (project_id, job_id, generation) WHERE j.job_id IS NULL",
+         FROM attempt a LEFT JOIN job j USING (project_id, job_id, generation) \
+         WHERE j.job_id IS NULL AND a.generation > 0",
     ),
     (
         "result_has_job",
@@ -104,13 +101,23 @@ pub(super) async fn verify(conn: &mut SqliteConnection) -> Sql<Vec<Finding>> {
     let mut findings = check(conn).await?;
     for (rule, sql) in RULES {
         for row in sqlx::query(sql).fetch_all(&mut *conn).await? {
-            findings.push(Finding { rule, subject: row.try_get(0)?, message: row.try_get(1)? });
+            findings.push(Finding {
+                rule,
+                project: None,
+                subject: row.try_get(0)?,
+                message: row.try_get(1)?,
+            });
         }
     }
     for row in sqlx::query("PRAGMA integrity_check").fetch_all(conn).await? {
         let message: String = row.try_get(0)?;
         if message != "ok" {
-            findings.push(Finding { rule: "file", subject: "the database file".to_owned(), message });
+            findings.push(Finding {
+                rule: "file",
+                project: None,
+                subject: "the database file".to_owned(),
+                message,
+            });
         }
     }
     Ok(findings)

@@ -13,11 +13,11 @@ use super::writer::Step;
 use crate::policy::book::Book;
 use crate::policy::budget;
 use crate::policy::gate::{self, JobState, Target};
-use crate::policy::text::{storable_key, storable_result, without_nul};
+use crate::policy::text::{storable_key, storable_result, unwritable, without_nul};
 use crate::ports::{StoreError, audit};
 use crate::types::ledger::{Concluded, Conclusion, HoldState, Next};
 use crate::types::outcome::AttemptEnd;
-use crate::types::{AttemptId, ErrorCode, Failure, JobKey, JobResult, ModelId, NanoUsd, Status, Wall};
+use crate::types::{AttemptId, JobKey, JobResult, ModelId, NanoUsd, Wall};
 
 /// A conclusion with its key as the store knows it.
 #[derive(Debug)]
@@ -44,10 +44,10 @@ struct Changes {
     stops: Vec<(ModelId, String)>,
 }
 
-struct ResultRow {
-    key: JobKey,
-    generation: u32,
-    result: JobResult,
+pub(super) struct ResultRow {
+    pub(super) key: JobKey,
+    pub(super) generation: u32,
+    pub(super) result: JobResult,
 }
 
 impl Step for Concluding {
@@ -90,7 +90,7 @@ impl Step for Concluding {
         match &mut self.conclusion.next {
             Next::Finish(result) if !self.mended => {
                 self.mended = true;
-                **result = unwritable(result, why);
+                **result = unwritable(result, &why.message);
             }
             next => {
                 *next = Next::GoOn;
@@ -98,21 +98,6 @@ impl Step for Concluding {
             }
         }
         true
-    }
-}
-
-/// What stands in for a result that the database refuses: the cost stays, the content goes.
-fn unwritable(result: &JobResult, why: &StoreError) -> JobResult {
-    JobResult {
-        status: Status::Failed,
-        output: None,
-        tool_calls: Vec::new(),
-        error: Some(Failure::lasting(
-            ErrorCode::ProviderError,
-            format!("the store refused the result: {}", why.message),
-        )),
-        metadata: None,
-        ..result.clone()
     }
 }
 
@@ -176,15 +161,21 @@ async fn write(conn: &mut SqliteConnection, now: Wall, book: &Book, changes: Cha
     facts::update_windows(conn, book).await?;
     update_attempts(conn, now, &changes.attempts).await?;
     facts::insert_jobs(conn, &changes.jobs).await?;
-    insert_results(conn, now, &changes.results).await?;
-    let done: Vec<_> =
-        changes.results.iter().filter(|row| row.generation != gate::LINE).map(|row| &row.key).collect();
-    facts::unpark(conn, &done).await?;
+    write_results(conn, now, &changes.results).await?;
     for (model, reason) in &changes.stops {
         facts::quarantine(conn, model, reason, now).await?;
         facts::log(conn, &audit::quarantined(now, audit::OUTLAY, model, Some(reason))).await?;
     }
     Ok(())
+}
+
+/// Writes results; a job that has one waits for nothing any more.
+pub(super) async fn write_results(conn: &mut SqliteConnection, now: Wall, results: &[ResultRow]) -> Sql<()> {
+    insert_results(conn, now, results).await?;
+    let done: Vec<_> =
+        results.iter().filter(|row| row.generation != gate::LINE).map(|row| &row.key).collect();
+    facts::unpark(conn, &done).await?;
+    facts::forget_requests(conn, &done).await
 }
 
 async fn update_attempts(

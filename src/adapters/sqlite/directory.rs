@@ -40,12 +40,12 @@ pub(super) use change;
 impl Directory for Store {
     async fn seed_projects(&self, seeds: &[ProjectSeed]) -> Result<Vec<ProjectId>, StoreError> {
         for seed in seeds {
-            Payer::new(project_of(seed)).map_err(StoreError::unusable)?;
+            Payer::new(seed.into()).map_err(StoreError::unusable)?;
         }
         change!(self, |tx, now| {
             let mut created = Vec::new();
             for seed in seeds {
-                if insert_project(tx, &project_of(seed), now).await? {
+                if insert_project(tx, &seed.into(), now).await? {
                     facts::log(tx, &audit::project_created(now, &seed.id)).await?;
                     created.push(seed.id.clone());
                 }
@@ -172,17 +172,6 @@ impl Directory for Store {
         };
         let events = found.and_then(|found| found.iter().map(event).collect());
         events.map_err(|error| self.told(&error))
-    }
-}
-
-fn project_of(seed: &ProjectSeed) -> Project {
-    Project {
-        id: seed.id.clone(),
-        time_zone: seed.time_zone.clone(),
-        on_cap: seed.on_cap,
-        uncapped: seed.uncapped,
-        caps: seed.caps,
-        stopped: None,
     }
 }
 

@@ -184,8 +184,7 @@ pub(super) async fn job_states(
                ORDER BY j.generation";
     // A later generation comes after, and takes the place of, an earlier one.
     for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
-        let key =
-            JobKey { project: row.try_get::<&str, _>(0)?.into(), id: row.try_get::<&str, _>(1)?.into() };
+        let key = rows::key(&row)?;
         let state = JobState {
             generation: rows::count(row.try_get(2)?)?,
             body_hash: rows::body_hash(&row, 3)?,
@@ -231,10 +230,21 @@ pub(super) async fn insert_jobs(conn: &mut SqliteConnection, jobs: &[NewJob]) ->
     Ok(())
 }
 
-fn hash_hex(hash: &[u8; 32]) -> String {
+pub(super) fn hash_hex(hash: &[u8; 32]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// Nothing is left to be done with requests for jobs that have their result.
+pub(super) async fn forget_requests(conn: &mut SqliteConnection, keys: &[&JobKey]) -> Sql<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let sql = "DELETE FROM cancel_request WHERE (project_id, job_id) IN \
+               (SELECT value->>'project', value->>'id' FROM json_each(?1))";
+    sqlx::query(sql).bind(rows::json(keys)?).execute(conn).await?;
+    Ok(())
 }
 
 pub(super) async fn unpark(conn: &mut SqliteConnection, keys: &[&JobKey]) -> Sql<()> {
@@ -245,6 +255,17 @@ pub(super) async fn unpark(conn: &mut SqliteConnection, keys: &[&JobKey]) -> Sql
                (SELECT value->>'project', value->>'id' FROM json_each(?1))";
     sqlx::query(sql).bind(rows::json(keys)?).execute(conn).await?;
     Ok(())
+}
+
+/// Who cancelled those of `keys` that were cancelled before they came.
+pub(super) async fn cancel_requests(
+    conn: &mut SqliteConnection,
+    keys: &BTreeSet<&JobKey>,
+) -> Sql<HashMap<JobKey, String>> {
+    let sql = "SELECT c.project_id, c.job_id, c.who FROM json_each(?1) k CROSS JOIN cancel_request c \
+               ON c.project_id = k.value->>'project' AND c.job_id = k.value->>'id'";
+    let found = sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await?;
+    found.iter().map(|row| Ok((rows::key(row)?, row.try_get(2)?))).collect()
 }
 
 /// What an attempt's money is decided by.

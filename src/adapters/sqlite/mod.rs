@@ -10,8 +10,10 @@ mod check;
 mod conclude;
 mod directory;
 mod facts;
+mod jobs;
 mod open;
 mod park;
+mod purge;
 mod reports;
 mod resolve;
 mod rows;
@@ -20,6 +22,8 @@ mod spend;
 mod trouble;
 mod writer;
 
-pub use open::{Mode, Store};
+pub use open::Store;
+
+pub use crate::ports::StoreMode as Mode;
 pub use session::Writer;
 pub use writer::WriterTask;

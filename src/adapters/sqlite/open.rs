@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 
 use super::trouble::{Sql, told};
+use crate::ports::StoreMode as Mode;
 use crate::ports::{Clock, StoreError, StoreErrorKind};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("sql/sqlite");
@@ -18,15 +19,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!("sql/sqlite");
 /// How often, and how far apart, a process looks whether another one has opened the store.
 const OPENING_TRIES: u32 = 1000;
 const OPENING_PAUSE: Duration = Duration::from_millis(5);
-
-/// How to treat a store that is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Create it: for a run, or to set something up.
-    Create,
-    /// Say that it is not there: for commands that only look.
-    Existing,
-}
 
 /// An open store: the directory, the reports, and the place to get a session from.
 pub struct Store {

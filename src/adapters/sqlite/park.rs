@@ -1,18 +1,20 @@
 //! Jobs that wait outside the queue, and jobs that come a second time.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::conclude::{self, ResultRow};
 use super::facts::{self, NewJob, Payers};
 use super::rows;
 use super::session::Session;
 use super::trouble::Sql;
 use super::writer::Step;
 use crate::policy::book::Book;
-use crate::policy::gate;
 use crate::policy::text::{storable_key, without_nul};
+use crate::policy::{cancel, gate};
 use crate::ports::StoreError;
 use crate::types::ledger::{HoldState, Known, ParkReason, ParkRequest, Parked, PastAttempt};
 use crate::types::outcome::AttemptSummary;
@@ -44,26 +46,35 @@ impl Step for Parking {
         let keys: BTreeSet<_> = items.iter().map(|item| &item.key).collect();
         let payers = facts::payers(conn, &projects).await?;
         let jobs = facts::job_states(conn, &keys).await?;
+        let requests = facts::cancel_requests(conn, &keys).await?;
         let mut book = facts::open_windows(conn, &projects, session.run, now).await?;
         let (mut kept, mut created): (Vec<&Self>, HashMap<&JobKey, NewJob>) = Default::default();
+        let mut cancelled: HashMap<&JobKey, ResultRow> = HashMap::new();
         let mut answers = Vec::with_capacity(items.len());
         for item in items {
             let known = jobs.get(&item.key);
+            let request = requests.get(&item.key).filter(|_| known.is_none());
             let answer = match known.and_then(|job| job.finished) {
                 Some(status) => Ok(Parked::Finished(status)),
+                None if request.is_some() => Ok(Parked::Finished(Status::Cancelled)),
                 None => recheck(&payers, &mut book, session, now, item).map_err(StoreError::unusable),
             };
             if answer == Ok(Parked::Kept) {
                 kept.push(item);
-                if known.is_none() {
-                    created.entry(&item.key).or_insert_with(|| first_generation(item));
-                }
+            }
+            if let Some(who) = request {
+                cancelled.entry(&item.key).or_insert_with(|| cancelled_row(item, who, now));
+            }
+            if known.is_none() && (answer == Ok(Parked::Kept) || request.is_some()) {
+                created.entry(&item.key).or_insert_with(|| first_generation(item));
             }
             answers.push(answer);
         }
         facts::insert_windows(conn, &book, &[]).await?;
         facts::insert_jobs(conn, &created.into_values().collect::<Vec<_>>()).await?;
         insert_parked(conn, now, &kept).await?;
+        let cancelled: Vec<_> = cancelled.into_values().collect();
+        conclude::write_results(conn, now, &cancelled).await?;
         Ok(answers)
     }
 }
@@ -96,6 +107,14 @@ fn first_generation(item: &Parking) -> NewJob {
     }
 }
 
+/// The result of a job that was cancelled before it came.
+fn cancelled_row(item: &Parking, who: &str, now: Wall) -> ResultRow {
+    let accepted_at = item.request.accepted_at;
+    let result =
+        cancel::cancelled(&item.key, item.request.job.task.clone(), accepted_at, Vec::new(), who, now);
+    ResultRow { key: item.key.clone(), generation: 1, result }
+}
+
 async fn insert_parked(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]) -> Sql<()> {
     if kept.is_empty() {
         return Ok(());
@@ -108,15 +127,52 @@ async fn insert_parked(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]
             }
             other => other.clone(),
         };
-        let task = without_nul(request.job.task.as_str());
-        values.push((&key.project, &key.id, task, rows::json(&reason)?));
+        let (job, source) = (&request.job, request.job.source.as_deref());
+        let text = |text: Option<&'_ String>| text.map(|text| without_nul(text).into_owned());
+        values.push((
+            &key.project,
+            &key.id,
+            without_nul(job.task.as_str()),
+            rows::json(&reason)?,
+            (request.hold.0, micros(request.runs_for), reason.until().map(|until| until.0)),
+            job.terms.class,
+            text(job.terms.reply_to.as_ref()),
+            text(source.and_then(|source| source.correlation_id.as_ref())),
+            text(source.and_then(|source| source.traceparent.as_ref())),
+            facts::hash_hex(&job.body_hash),
+            request.accepted_at.0,
+        ));
     }
     // Parked again with nothing in between: it has been waiting since the first time.
-    let sql = "INSERT INTO parked (project_id, job_id, task, reason, since) \
-               SELECT value->>0, value->>1, value->>2, value->>3, ?2 FROM json_each(?1) WHERE true \
-               ON CONFLICT (project_id, job_id) DO UPDATE SET reason = excluded.reason";
-    sqlx::query(sql).bind(rows::json(&values)?).bind(now.0).execute(conn).await?;
+    let sql = "INSERT INTO parked (project_id, job_id, task, reason, since, hold, runs_for, until, class, \
+                 reply_to, correlation_id, traceparent, body_hash, accepted_at) \
+               SELECT value->>0, value->>1, value->>2, value->>3, ?2, value->>'$[4][0]', value->>'$[4][1]', \
+                 value->>'$[4][2]', value->>5, value->>6, value->>7, value->>8, unhex(value->>9), value->>10 \
+               FROM json_each(?1) WHERE true \
+               ON CONFLICT (project_id, job_id) DO UPDATE SET reason = excluded.reason, hold = excluded.hold, \
+                 runs_for = excluded.runs_for, until = excluded.until, let_go_by = NULL, released_at = NULL";
+    sqlx::query(sql).bind(rows::json(&values)?).bind(now.0).execute(&mut *conn).await?;
+    insert_payloads(conn, now, kept).await
+}
+
+/// Keeps the texts of jobs that came with one.
+async fn insert_payloads(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]) -> Sql<()> {
+    let sql = "INSERT INTO job_payload \
+                 (project_id, job_id, body, class, kept_at, reply_to, correlation_id, traceparent) \
+               SELECT project_id, job_id, ?3, class, ?4, reply_to, correlation_id, traceparent \
+               FROM parked WHERE project_id = ?1 AND job_id = ?2 \
+               ON CONFLICT (project_id, job_id) DO UPDATE SET kept_at = excluded.kept_at";
+    for Parking { key, request } in kept {
+        if let Some(source) = &request.job.source {
+            let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
+            query.bind(source.body.as_slice()).bind(now.0).execute(&mut *conn).await?;
+        }
+    }
     Ok(())
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A question about a job that comes a second time; its key as the store knows it.
@@ -194,7 +250,7 @@ async fn read_jobs(
             past: Vec::new(),
         };
         let job = Found { known, task: row.try_get(5)? };
-        found.insert(key(&row)?, (rows::body_hash(&row, 3)?, job));
+        found.insert(rows::key(&row)?, (rows::body_hash(&row, 3)?, job));
     }
     Ok(found)
 }
@@ -210,9 +266,9 @@ async fn read_attempts(
                CROSS JOIN attempt a ON a.project_id = k.value->>'project' AND a.job_id = k.value->>'id' \
                ORDER BY a.attempt_no";
     for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
-        let generation: u32 = rows::count(row.try_get(2)?)?;
+        let generation = rows::generation(row.try_get(2)?);
         if let Some((_, job)) =
-            found.get_mut(&key(&row)?).filter(|(_, job)| job.known.generation == generation)
+            found.get_mut(&rows::key(&row)?).filter(|(_, job)| job.known.generation == generation)
         {
             job.known.past.push(past(&row)?);
         }
@@ -220,11 +276,7 @@ async fn read_attempts(
     Ok(())
 }
 
-fn key(row: &SqliteRow) -> Sql<JobKey> {
-    Ok(JobKey { project: row.try_get::<&str, _>(0)?.into(), id: row.try_get::<&str, _>(1)?.into() })
-}
-
-fn past(row: &SqliteRow) -> Sql<PastAttempt> {
+pub(super) fn past(row: &SqliteRow) -> Sql<PastAttempt> {
     let state: HoldState = rows::word(row.try_get(9)?)?;
     let outcome = row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?;
     Ok(PastAttempt {

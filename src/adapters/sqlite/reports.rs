@@ -64,7 +64,7 @@ impl Reports for Store {
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
         let mut reads = self.reads.lock().await;
         let sql = "SELECT project_id, job_id, task, reason, since FROM parked \
-                   WHERE ?1 IS NULL OR project_id = ?1 ORDER BY since, project_id, job_id";
+                   WHERE released_at IS NULL AND (?1 IS NULL OR project_id = ?1) ORDER BY since, project_id, job_id";
         let found = sqlx::query(sql).bind(project.map(ProjectId::as_str)).fetch_all(&mut *reads).await;
         let parked = found.and_then(|found| found.iter().map(parked_row).collect());
         parked.map_err(|error| self.told(&error))
@@ -150,7 +150,8 @@ async fn histories(
         );
         let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
         let attempts = query.fetch_all(&mut *conn).await?.iter().map(attempt_row).collect::<Sql<_>>()?;
-        let sql = "SELECT project_id, job_id, task, reason, since FROM parked WHERE project_id = ?1 AND job_id = ?2";
+        let sql = "SELECT project_id, job_id, task, reason, since FROM parked \
+                   WHERE project_id = ?1 AND job_id = ?2 AND released_at IS NULL";
         let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
         let parked = query.fetch_optional(&mut *conn).await?.as_ref().map(parked_row).transpose()?;
         histories.push(JobHistory {
@@ -168,7 +169,7 @@ async fn histories(
 
 fn parked_row(row: &SqliteRow) -> Sql<ParkedRow> {
     Ok(ParkedRow {
-        job: JobKey { project: row.try_get::<&str, _>(0)?.into(), id: row.try_get::<&str, _>(1)?.into() },
+        job: rows::key(row)?,
         task: row.try_get::<&str, _>(2)?.into(),
         reason: rows::from_json(row.try_get(3)?)?,
         since: Wall(row.try_get(4)?),
@@ -179,7 +180,7 @@ fn attempt_row(row: &SqliteRow) -> Sql<AttemptRow> {
     Ok(AttemptRow {
         attempt: AttemptId(rows::uuid(row, 0)?),
         job: JobKey { project: row.try_get::<&str, _>(1)?.into(), id: row.try_get::<&str, _>(2)?.into() },
-        generation: rows::count(row.try_get(3)?)?,
+        generation: rows::generation(row.try_get(3)?),
         n: rows::count(row.try_get(4)?)?,
         provider: row.try_get::<&str, _>(5)?.into(),
         model: row.try_get::<&str, _>(6)?.into(),

@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::trouble::{Sql, odd_row};
 use crate::policy::budget::Window;
+use crate::policy::gate::LINE;
 use crate::types::ledger::{Caps, Project};
-use crate::types::{AttemptId, NanoUsd, Usage, Wall, WindowId};
+use crate::types::{AttemptId, JobKey, NanoUsd, Usage, Wall, WindowId};
 
 /// Columns that [`window`] reads.
 macro_rules! window_columns {
@@ -40,6 +41,11 @@ pub(super) fn count<T: TryFrom<i64>>(number: i64) -> Sql<T> {
     T::try_from(number).map_err(|_| odd_row(format!("{number} is out of range")))
 }
 
+/// An attempt's generation; below zero once its job has been purged.
+pub(super) fn generation(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(LINE)
+}
+
 /// A count as SQLite holds it.
 pub(super) fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -64,6 +70,11 @@ pub(super) fn maybe_wall(row: &SqliteRow, column: usize) -> Sql<Option<Wall>> {
 
 pub(super) fn body_hash(row: &SqliteRow, column: usize) -> Sql<[u8; 32]> {
     row.try_get::<&[u8], _>(column)?.try_into().map_err(odd_row)
+}
+
+/// The first two columns: project and id.
+pub(super) fn key(row: &SqliteRow) -> Sql<JobKey> {
+    Ok(JobKey { project: row.try_get::<&str, _>(0)?.into(), id: row.try_get::<&str, _>(1)?.into() })
 }
 
 pub(super) fn window(row: &SqliteRow) -> Sql<Window> {

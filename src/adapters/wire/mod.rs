@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below uvicorn's 5 s, the shortest keep-alive among common servers: a request written to a
 /// connection that the server is just closing would be an unknown bill.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-const IDLE_CONNECTIONS_MAX: usize = 4096;
+const IDLE_CONNECTIONS_MAX: usize = 32_768;
 
 /// Why a provider cannot be set up from its configuration.
 #[derive(Debug, thiserror::Error)]

@@ -63,6 +63,7 @@ impl Scene {
             body_hash: [0; 32],
             terms: Terms::default(),
             metadata: None,
+            source: None,
         };
         let routes = offers.iter().map(|offer| route(offer, &job)).collect();
         Self { fleet: Fleet::new(clock.clone(), &[spec], offers), clock, job, routes }

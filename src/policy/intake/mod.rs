@@ -103,6 +103,41 @@ pub fn read_line(
     read().and_then(|draft| finish(draft, known, occurrence)).map_err(|failure| reject(bytes, known, failure))
 }
 
+/// What a message says of its job beside the body: used where the body does not say it itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// The message's own id.
+    pub id: Option<&'a str>,
+    /// Who pays.
+    pub project: Option<&'a str>,
+}
+
+/// Reads one job out of a message. Without an id anywhere the job gets one made from its content, so
+/// that the same message sent twice is one job.
+///
+/// # Errors
+/// As [`read_line`].
+pub fn read_message(bytes: &[u8], known: &Known, envelope: Envelope<'_>) -> Result<Job, Rejected> {
+    let invalid = |message: String| Failure::lasting(ErrorCode::InvalidJob, message);
+    let name = |field: &str, value: Option<&str>| match value {
+        Some(name) if !fields::is_name(name) => Err(format!("{field} is not a usable name")),
+        name => Ok(name.map(str::to_owned)),
+    };
+    let read = || {
+        let mut draft = draft(bytes)?;
+        check(&draft)?;
+        draft.id = draft.id.or(name("the message's id", envelope.id)?);
+        draft.project = draft.project.or(name("the message's project", envelope.project)?);
+        Ok(draft)
+    };
+    let job = read().map_err(invalid).and_then(|draft| finish(draft, known, &mut |_| 1));
+    job.map_err(|failure| {
+        let rejected = reject(bytes, known, failure);
+        let id = rejected.id.or_else(|| envelope.id.filter(|id| fields::is_name(id)).map(JobId::from));
+        Rejected { id, ..rejected }
+    })
+}
+
 /// Parses the line in the form it has.
 fn draft(bytes: &[u8]) -> Result<Draft, String> {
     if bytes.len() > BODY_BYTES_MAX {
@@ -274,6 +309,7 @@ fn finish(draft: Draft, known: &Known, occurrence: &mut dyn FnMut(&[u8; 32]) -> 
         body_hash,
         terms: crate::types::job::Terms { models, ..draft.terms },
         metadata: draft.metadata,
+        source: None,
     })
 }
 

@@ -263,3 +263,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_message_may_name_its_job_outside_the_body() {
+    let named = Envelope { id: Some("m-1"), project: Some("p") };
+    let from = |body: &str, envelope| read_message(body.as_bytes(), &Known::default(), envelope);
+    let bare = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+    let job = from(bare, named).expect("accepted");
+    assert_eq!((job.key.id.as_str(), job.key.project.as_str()), ("m-1", "p"));
+
+    let full = r#"{"id":"b-1","project":"q","messages":[{"role":"user","content":"hi"}]}"#;
+    let job = from(full, named).expect("accepted");
+    assert_eq!((job.key.id.as_str(), job.key.project.as_str()), ("b-1", "q"), "the body comes first");
+
+    let (one, two) = (Envelope { id: None, ..named }, Envelope { id: None, ..named });
+    assert_eq!(from(bare, one).expect("accepted").key, from(bare, two).expect("accepted").key);
+
+    let refused = from(r#"{"id":3}"#, named).expect_err("refused");
+    assert_eq!(refused.id.expect("the message's").as_str(), "m-1");
+    let refused = from(bare, Envelope { project: Some(""), ..named }).expect_err("refused");
+    assert!(refused.failure.message.contains("the message's project"), "{}", refused.failure.message);
+}

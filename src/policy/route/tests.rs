@@ -51,6 +51,7 @@ impl Asked {
                 body_hash: [0; 32],
                 terms: Terms::default(),
                 metadata: None,
+                source: None,
             },
             task: TaskRules::default(),
             deadline: None,
