@@ -25,6 +25,10 @@ deny:
     @if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
     else echo "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
 
+# Faults against private services, such as `just drill workers_killed 100`; names are those of tests/it/e2e/faults.rs.
+drill NAME ROUNDS="25":
+    OUTLAY_DRILL_ROUNDS={{ ROUNDS }} REQUIRE_SERVICES=1 cargo test --release --locked --test it e2e::faults::{{ NAME }} -- --nocapture
+
 # Benchmarks; arguments go to `cargo bench`.
 bench *ARGS:
     cargo bench --locked {{ ARGS }}

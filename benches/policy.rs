@@ -62,6 +62,7 @@ fn job() -> Job {
         body_hash: [0; 32],
         terms: Terms::default(),
         metadata: None,
+        source: None,
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use outlay_loadtest::provider::{Price, ProviderConfig, Server};
+use outlay_loadtest::rig::resident_peak_mib;
 use serde::Serialize;
 
 const INPUT_PICO_USD: i64 = 150_000;
@@ -199,16 +200,8 @@ fn spent(outlay: &Path, folder: &Path) -> anyhow::Result<i64> {
     Ok(format!("{whole}{fraction:0<9}").parse()?)
 }
 
-/// The most memory the process has held so far; 0 where the system does not tell.
-fn resident_peak_mib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib / 1024)
-}
-
 /// The median time to make four kilobytes durable.
-fn fsync_p50_us(folder: &Path) -> anyhow::Result<u64> {
+pub(crate) fn fsync_p50_us(folder: &Path) -> anyhow::Result<u64> {
     let mut file = File::create(folder.join("fsync"))?;
     let mut times = Vec::new();
     for _ in 0..100 {

@@ -2,3 +2,4 @@
 //! books, so that what outlay believes it spent can be compared with what it was really charged.
 
 pub mod provider;
+pub mod rig;

@@ -1,6 +1,7 @@
 //! The `outlay-loadtest` binary: the load-test tools from the command line.
 
 mod bench;
+mod fleet;
 mod simulate;
 
 use clap::{Parser, Subcommand};
@@ -21,12 +22,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Fleet(fleet::Fleet),
     Simulate(simulate::Simulate),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Fleet(fleet) => fleet.run(),
         Command::Simulate(simulate) => simulate.run(),
     };
     match outcome {

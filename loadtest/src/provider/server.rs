@@ -28,12 +28,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     task::JoinSet,
     time::sleep,
 };
 
+/// Connections that wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 16_384;
 /// Largest request body that is read.
 const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;
 
@@ -59,7 +61,7 @@ impl Server {
             "{addr} is not a loopback address: a simulator that answers strangers is a trap"
         );
         config.validate()?;
-        let listener = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
+        let listener = listen(addr).with_context(|| format!("listen on {addr}"))?;
         let addr = listener.local_addr().context("local address")?;
         let provider = Arc::new(Provider::new(config, Book::open(file)?));
         let (stop, stopped) = oneshot::channel();
@@ -141,6 +143,15 @@ impl fmt::Debug for Running {
 }
 
 /// Owns every connection: when it ends, so do they.
+/// Thousands of callers may connect at once: a short backlog would drop some of them, and they would
+/// come again only a second later.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
 async fn accept(listener: TcpListener, provider: Arc<Provider>, mut stopped: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {

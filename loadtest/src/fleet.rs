@@ -1,0 +1,483 @@
+//! `fleet`: how fast real workers are between a real broker, a real database and an HTTP provider.
+//!
+//! Three questions, each on a database and a queue prefix of its own: jobs a second against the bare
+//! pipeline in the same run, latency that outlay adds, and what many long calls cost in memory and
+//! processor time.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock and spawns processes")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use outlay_loadtest::rig::{Jobs, Listener, Rig, RigOptions, Worker, job_body};
+use serde::Serialize;
+
+/// The port that the bare pipeline expects its mock at.
+const BARE_PORT: &str = "9911";
+/// How often a run looks whether it is over.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Measures workers between real services.
+#[derive(Args)]
+pub(crate) struct Fleet {
+    #[command(subcommand)]
+    question: Question,
+    /// The outlay binary [default: beside this one]
+    #[arg(long, global = true, value_name = "PATH")]
+    outlay: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Question {
+    /// Jobs a second, all of one project under a cap, at zero provider latency
+    Throughput {
+        /// Jobs, published before the worker starts
+        #[arg(long, default_value_t = 40_000)]
+        jobs: u64,
+        /// Worker processes
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+        /// Calls at the same time in one worker
+        #[arg(long, default_value_t = 512)]
+        slots: usize,
+        /// The folder of a built bare pipeline, to run just before and after
+        #[arg(long, value_name = "FOLDER")]
+        bare: Option<PathBuf>,
+    },
+    /// From published to result, less the provider's own time, at a steady rate
+    Latency {
+        /// Jobs a second
+        #[arg(long, default_value_t = 500)]
+        rate: u32,
+        /// For how long
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        /// The provider's own time
+        #[arg(long, default_value_t = 20.0)]
+        provider_ms: f64,
+    },
+    /// Memory and processor time of many long calls in one worker
+    Inflight {
+        /// Calls at the same time
+        #[arg(long, default_value_t = 15_000)]
+        calls: usize,
+        /// How long each takes
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// How often every slot is used
+        #[arg(long, default_value_t = 4)]
+        rounds: usize,
+    },
+}
+
+#[derive(Serialize)]
+struct Throughput {
+    fsync_p50_us: u64,
+    jobs: u64,
+    workers: usize,
+    seconds: f64,
+    jobs_per_second: f64,
+    worker_cpu_us_per_job: f64,
+    database_cpu_us_per_job: f64,
+    broker_cpu_us_per_job: f64,
+    provider_and_bench_cpu_us_per_job: f64,
+    bare_jobs_per_second: Vec<f64>,
+    ratio: Option<f64>,
+    billed_equals_spent: bool,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    fsync_p50_us: u64,
+    jobs: usize,
+    rate: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    /// Medians: from published to accepted, to the call, the call, to the result's arrival.
+    stages_p50_ms: [f64; 4],
+}
+
+#[derive(Serialize)]
+struct Inflight {
+    calls: usize,
+    jobs: u64,
+    seconds: f64,
+    in_flight_max: f64,
+    resident_mib_max: u64,
+    cores: f64,
+    not_done: u64,
+    timeouts: u64,
+}
+
+impl Fleet {
+    /// Answers one question and prints the figures.
+    pub(crate) fn run(&self) -> Result<()> {
+        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
+        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
+        ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        match &self.question {
+            Question::Throughput { jobs, workers, slots, bare } => {
+                let found =
+                    runtime.block_on(throughput(&outlay, *jobs, *workers, *slots, bare.as_deref()))?;
+                if self.json {
+                    return print(&found);
+                }
+                println!("fsync p50 {} us", found.fsync_p50_us);
+                println!(
+                    "{} jobs, {} worker(s): {:.2} s, {:.0} jobs/s, bills {} spend",
+                    found.jobs,
+                    found.workers,
+                    found.seconds,
+                    found.jobs_per_second,
+                    if found.billed_equals_spent { "equal" } else { "DIFFER FROM" }
+                );
+                println!(
+                    "processor time a job: worker {:.0} us, database {:.0} us, broker {:.0} us, provider {:.0} us",
+                    found.worker_cpu_us_per_job,
+                    found.database_cpu_us_per_job,
+                    found.broker_cpu_us_per_job,
+                    found.provider_and_bench_cpu_us_per_job
+                );
+                if let Some(ratio) = found.ratio {
+                    println!("bare pipeline {:?} jobs/s, ratio {ratio:.2}", found.bare_jobs_per_second);
+                }
+                ensure!(found.billed_equals_spent, "the bill book and the ledger disagree");
+            }
+            Question::Latency { rate, seconds, provider_ms } => {
+                let found = runtime.block_on(latency(&outlay, *rate, *seconds, *provider_ms))?;
+                if self.json {
+                    return print(&found);
+                }
+                println!("fsync p50 {} us", found.fsync_p50_us);
+                let [queue, begin, call, end] = found.stages_p50_ms;
+                println!(
+                    "medians: queue {queue:.2} ms, begin {begin:.2} ms, call {call:.2} ms, conclude and publish {end:.2} ms"
+                );
+                println!(
+                    "{} jobs at {:.0}/s: added latency p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+                    found.jobs, found.rate, found.p50_ms, found.p90_ms, found.p99_ms, found.max_ms
+                );
+            }
+            Question::Inflight { calls, seconds, rounds } => {
+                let found = runtime.block_on(inflight(&outlay, *calls, *seconds, *rounds))?;
+                if self.json {
+                    return print(&found);
+                }
+                println!(
+                    "{} jobs in {:.1} s, at most {:.0} calls at once: {} MiB, {:.2} cores, {} not done, {} timeouts",
+                    found.jobs,
+                    found.seconds,
+                    found.in_flight_max,
+                    found.resident_mib_max,
+                    found.cores,
+                    found.not_done,
+                    found.timeouts
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+async fn throughput(
+    outlay: &Path,
+    jobs: u64,
+    workers: usize,
+    slots: usize,
+    bare: Option<&Path>,
+) -> Result<Throughput> {
+    let mut bare_jobs_per_second = Vec::new();
+    if let Some(folder) = bare {
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+    }
+    let mut options = RigOptions::new(outlay);
+    options.max_in_flight = slots;
+    let rig = Rig::start(options).await?;
+    let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
+    let outcome = timed(&rig, jobs, workers).await;
+    let stats = rig.provider.stats();
+    let counts = rig.counts().await?;
+    rig.close().await?;
+    let (seconds, cpu) = outcome?;
+    ensure!(counts.done == jobs && stats.calls == jobs, "{} calls, {counts:?}", stats.calls);
+    if let Some(folder) = bare {
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+    }
+    let jobs_per_second = jobs as f64 / seconds;
+    let mean = bare_jobs_per_second.iter().sum::<f64>() / bare_jobs_per_second.len() as f64;
+    Ok(Throughput {
+        fsync_p50_us,
+        jobs,
+        workers,
+        seconds,
+        jobs_per_second,
+        worker_cpu_us_per_job: cpu.worker,
+        database_cpu_us_per_job: cpu.database,
+        broker_cpu_us_per_job: cpu.broker,
+        provider_and_bench_cpu_us_per_job: cpu.bench,
+        ratio: (!bare_jobs_per_second.is_empty()).then(|| jobs_per_second / mean),
+        bare_jobs_per_second,
+        billed_equals_spent: stats.billed_nano_usd == counts.spent_nano_usd,
+    })
+}
+
+/// Processor time a job, in microseconds.
+struct Cpu {
+    worker: f64,
+    database: f64,
+    broker: f64,
+    bench: f64,
+}
+
+/// From the first call to the last committed result.
+async fn timed(rig: &Rig, jobs: u64, workers: usize) -> Result<(f64, Cpu)> {
+    declare(rig).await?;
+    let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
+    sender.send_all((0..jobs).map(|n| format!("bench-{n:08}")), "p").await?;
+    let others = [others_cpu("postgres"), others_cpu("beam.smp"), own_cpu()];
+    let mut fleet = Vec::new();
+    for _ in 0..workers {
+        fleet.push(rig.worker().await?);
+    }
+    while rig.provider.stats().calls == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let started = Instant::now();
+    let patience = Duration::from_secs(60) + Duration::from_millis(jobs);
+    while ended(&fleet).await < jobs as f64 {
+        ensure!(started.elapsed() < patience, "{} of {jobs} jobs ended", ended(&fleet).await);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let per_job = |spent: Duration| spent.as_secs_f64() * 1e6 / jobs as f64;
+    let cpu = Cpu {
+        worker: per_job(fleet.iter().map(Worker::cpu).sum()),
+        database: per_job(others_cpu("postgres").saturating_sub(others[0])),
+        broker: per_job(others_cpu("beam.smp").saturating_sub(others[1])),
+        bench: per_job(own_cpu().saturating_sub(others[2])),
+    };
+    for worker in fleet {
+        let status = worker.stop(Duration::from_secs(30)).await?;
+        ensure!(status.success(), "a worker ended with {status}");
+    }
+    Ok((seconds, cpu))
+}
+
+async fn ended(fleet: &[Worker]) -> f64 {
+    let mut sum = 0.0;
+    for worker in fleet {
+        sum += worker.metric("outlay_jobs_total").await;
+    }
+    sum
+}
+
+/// Publishing nothing declares the queues.
+async fn declare(rig: &Rig) -> Result<()> {
+    std::fs::write(rig.folder().join("none.jsonl"), "")?;
+    let done = rig.outlay(&["submit", "none.jsonl"]).await?;
+    ensure!(done.status.success(), "outlay submit: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// The speed limit: the same work with nothing in between.
+fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
+    let jobs = jobs.to_string();
+    let program = |name: &str| folder.join(name);
+    let mut mock = Command::new(program("bare-pipeline-mock"))
+        .args([BARE_PORT, "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("{} has no bare-pipeline-mock", folder.display()))?;
+    let run = |arguments: &[&str]| -> Result<String> {
+        let done = Command::new(program("bare-pipeline")).args(arguments).output()?;
+        ensure!(done.status.success(), "bare-pipeline: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(String::from_utf8(done.stdout)?)
+    };
+    let said = run(&["publish", &jobs]).and_then(|_| run(&["pipe2", &jobs, "512", "256"]));
+    mock.kill()?;
+    mock.wait()?;
+    let said = said?;
+    let figure = said.trim().rsplit(' ').next().and_then(|word| word.strip_suffix("/s"));
+    figure.and_then(|figure| figure.parse().ok()).with_context(|| format!("no figure in: {said}"))
+}
+
+async fn latency(outlay: &Path, rate: u32, seconds: u32, provider_ms: f64) -> Result<Latency> {
+    let mut options = RigOptions::new(outlay);
+    options.provider.latency.base_ms = provider_ms;
+    let rig = Rig::start(options).await?;
+    let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
+    let outcome = steady(&rig, rate, seconds).await;
+    rig.close().await?;
+    let timed = outcome?;
+    let sorted = |of: &dyn Fn(&Timed) -> f64| {
+        let mut all: Vec<f64> = timed.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let median = |stage: usize| {
+        let all = sorted(&|timed| timed.stages[stage]);
+        all[all.len() / 2]
+    };
+    let added = sorted(&|timed| timed.added);
+    let at = |quantile: f64| added[((added.len() - 1) as f64 * quantile) as usize];
+    Ok(Latency {
+        fsync_p50_us,
+        jobs: added.len(),
+        rate: f64::from(rate),
+        p50_ms: at(0.5),
+        p90_ms: at(0.9),
+        p99_ms: at(0.99),
+        max_ms: at(1.0),
+        stages_p50_ms: [median(0), median(1), median(2), median(3)],
+    })
+}
+
+/// One job's milliseconds.
+struct Timed {
+    added: f64,
+    stages: [f64; 4],
+}
+
+/// Publishes in open loop, at the times that were planned, and hears when each result has been
+/// committed and published.
+async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
+    let worker = rig.worker().await?;
+    let mut listener = Listener::bind(rig.amqp_url(), rig.prefix()).await?;
+    let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
+    // What is slow only once (connections, plans, caches) is no part of the question.
+    let warm = rate as usize;
+    sender.send_all((0..warm).map(|n| format!("warm-{n:06}")), "p").await?;
+    listener.collect(warm, Duration::from_secs(20)).await?;
+    let jobs = rate as usize * seconds as usize;
+    let publish = async {
+        let begun = tokio::time::Instant::now();
+        let mut sent = HashMap::with_capacity(jobs);
+        let mut under_way = futures_util::stream::FuturesUnordered::new();
+        for n in 0..jobs {
+            tokio::time::sleep_until(begun + Duration::from_secs_f64(n as f64 / f64::from(rate))).await;
+            let id = format!("timed-{n:06}");
+            sent.insert(id.clone(), (Instant::now(), jiff::Timestamp::now()));
+            let sender = &sender;
+            under_way.push(async move { sender.send(&id, &job_body(&id, "p")).await });
+            while let Some(done) =
+                futures_util::FutureExt::now_or_never(futures_util::StreamExt::next(&mut under_way))
+            {
+                match done {
+                    Some(done) => done?,
+                    None => break,
+                }
+            }
+        }
+        while let Some(done) = futures_util::StreamExt::next(&mut under_way).await {
+            done?;
+        }
+        anyhow::Ok(sent)
+    };
+    let hear = async {
+        let mut heard = HashMap::with_capacity(jobs);
+        while heard.len() < jobs {
+            let Some(result) = listener.next(Duration::from_secs(20)).await? else {
+                bail!("{} of {jobs} results came", heard.len());
+            };
+            ensure!(result.status == "done", "{} ended {}", result.id, result.status);
+            heard.insert(result.id.clone(), result);
+        }
+        Ok(heard)
+    };
+    let (sent, heard) = tokio::try_join!(publish, hear)?;
+    worker.stop(Duration::from_secs(30)).await?;
+    let timed = |(id, (sent, sent_at)): (&String, &(Instant, jiff::Timestamp))| {
+        let result = &heard[id];
+        let [queued, started, finished, came] = result.stages;
+        let millis = |from: jiff::Timestamp, to: jiff::Timestamp| to.duration_since(from).as_secs_f64() * 1e3;
+        Timed {
+            added: result.at.duration_since(*sent).saturating_sub(result.provider).as_secs_f64() * 1e3,
+            stages: [
+                millis(*sent_at, queued),
+                millis(queued, started),
+                millis(started, finished),
+                millis(finished, came),
+            ],
+        }
+    };
+    Ok(sent.iter().map(timed).collect())
+}
+
+async fn inflight(outlay: &Path, calls: usize, seconds: f64, rounds: usize) -> Result<Inflight> {
+    let mut options = RigOptions::new(outlay);
+    options.provider.latency.base_ms = seconds * 1e3;
+    options.max_in_flight = calls;
+    // Both ends of every call are on this machine, and this process is one of them.
+    raise_descriptors(calls as u64 + 1024)?;
+    let rig = Rig::start(options).await?;
+    let outcome = long_calls(&rig, calls, rounds).await;
+    let stats = rig.provider.stats();
+    let counts = rig.counts().await?;
+    rig.close().await?;
+    let mut found = outcome?;
+    found.not_done = found.jobs.saturating_sub(counts.done);
+    found.timeouts = stats.calls.saturating_sub(found.jobs);
+    Ok(found)
+}
+
+async fn long_calls(rig: &Rig, calls: usize, rounds: usize) -> Result<Inflight> {
+    declare(rig).await?;
+    let jobs = (calls * rounds) as u64;
+    let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
+    sender.send_all((0..jobs).map(|n| format!("long-{n:08}")), "p").await?;
+    let worker = rig.worker().await?;
+    let started = Instant::now();
+    let (mut in_flight_max, mut done) = (0.0_f64, 0.0);
+    while done < jobs as f64 {
+        ensure!(started.elapsed() < Duration::from_secs(600), "{done} of {jobs} jobs ended");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        in_flight_max = in_flight_max.max(worker.metric("outlay_in_flight").await);
+        done = worker.metric("outlay_jobs_total").await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let (resident_mib_max, cores) = (worker.resident_peak_mib(), worker.cpu().as_secs_f64() / seconds);
+    worker.stop(Duration::from_secs(30)).await?;
+    Ok(Inflight { calls, jobs, seconds, in_flight_max, resident_mib_max, cores, not_done: 0, timeouts: 0 })
+}
+
+fn raise_descriptors(wanted: u64) -> Result<()> {
+    let limit = rlimit::increase_nofile_limit(wanted)?;
+    ensure!(limit >= wanted, "this process may open {limit} files, {wanted} are needed: raise `ulimit -Hn`");
+    Ok(())
+}
+
+fn own_cpu() -> Duration {
+    cpu_of(Path::new("/proc/self/stat"))
+}
+
+/// Processor time of all processes of one name, children that have ended left out.
+fn others_cpu(name: &str) -> Duration {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Duration::ZERO };
+    let is_it =
+        |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let paths = processes.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(is_it).map(|path| cpu_of(&path.join("stat"))).sum()
+}
+
+fn cpu_of(stat: &Path) -> Duration {
+    let stat = std::fs::read_to_string(stat).unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
