@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Runs all tests of the workspace and fails if one fails. `--help` says more.
+# Brings up what the tests need, runs all of them and fails if one fails. `--help` says more.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
 Usage: scripts/test.sh [CARGO_TEST_ARGUMENT...]
 
-Runs `cargo test --workspace --locked`. Arguments are passed on, so
-`scripts/test.sh tidy` runs the tests with `tidy` in their name.
+Makes sure that RabbitMQ and PostgreSQL answer (`scripts/services.sh up`, whose --help says how), then
+runs `cargo test --workspace --locked` with REQUIRE_SERVICES=1, which turns a test that would be skipped
+without them into a failure. Arguments are passed on, so `scripts/test.sh tidy` runs the tests with
+`tidy` in their name. Without services, `cargo test` alone runs the rest.
 
 Environment:
-  CARGO_TARGET_DIR   where builds go (default: ~/.cache/outlay-target)
+  CARGO_TARGET_DIR                                 where builds go (default: ~/.cache/outlay-target)
+  OUTLAY_TEST_POSTGRES_URL, OUTLAY_TEST_AMQP_URL   services to use instead of looking for them
 
 Needs cargo and a C compiler, because SQLite and aws-lc are built from source.
 USAGE
@@ -42,4 +45,8 @@ need ${CC:+"${CC%% *}"} cc gcc clang -- \
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/outlay-target}"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Apart from the eval, which would hide its failure.
+services=$(scripts/services.sh up)
+eval "$services"
+export REQUIRE_SERVICES=1
 exec cargo test --workspace --locked "$@"

@@ -4,9 +4,11 @@
 
 mod bad_input;
 mod conformance;
+mod e2e;
 mod embedded;
 mod kill;
 mod model;
+mod rabbit;
 mod sim;
 mod support;
 mod tidy;

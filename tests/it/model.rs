@@ -1,9 +1,11 @@
-//! Random operations on the model and on the file; answers must be equal, and after each step no
+//! Random operations on the model and on each other store; answers must be equal, and after each step no
 //! capped window has committed more than it may, and every window is the sum of its attempts.
 
 use std::sync::Arc;
 
 use outlay::policy::budget::Window;
+use outlay::ports::Clock as _;
+use outlay::ports::jobs::{JobFilter, ReleaseFilter, Retention};
 use outlay::types::ledger::{CapReached, Conclusion, Next, ParkReason, Resolution, WindowKind};
 use outlay::types::{AttemptId, Bill, NanoUsd, Status, Wall};
 use proptest::prelude::*;
@@ -26,6 +28,10 @@ enum Op {
     SetCap { project: usize, kind: usize, cap: Option<i64> },
     Stop { project: usize, stop: bool },
     Resolve { attempt: usize, cost: Option<i64> },
+    Cancel { project: usize, id: usize },
+    Purge { limit: u32 },
+    LetGo { project: usize },
+    ReleaseDue { limit: u32 },
     Release,
     Wait { minutes: i64 },
     Crash { run_cap: Option<i64> },
@@ -45,6 +51,10 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(project, id, job)| Op::EndWithoutCall { project, id, job }),
         2 => (project.clone(), id.clone(), 0i64..60, any::<bool>())
             .prop_map(|(project, id, hold, stopped)| Op::Park { project, id, hold, stopped }),
+        1 => (project.clone(), id.clone()).prop_map(|(project, id)| Op::Cancel { project, id }),
+        1 => (1u32..4).prop_map(|limit| Op::Purge { limit }),
+        1 => (0..PROJECTS.len()).prop_map(|project| Op::LetGo { project }),
+        3 => (1u32..4).prop_map(|limit| Op::ReleaseDue { limit }),
         3 => (project.clone(), id, any::<bool>())
             .prop_map(|(project, id, redrive)| Op::Lookup { project, id, redrive }),
         2 => (0..=PROJECTS.len(), 0usize..3, prop::option::of(0i64..150))
@@ -75,7 +85,7 @@ impl Asked {
 }
 
 /// Does `op` and says what came of it.
-async fn perform(b: &mut Bench, op: &Op, asked: &mut Asked) -> String {
+async fn perform(b: &mut Bench, op: &Op, asked: &mut Asked, fleet: bool) -> String {
     match *op {
         Op::Begin { project, id, body, hold, hedge } => {
             let mut request = b.ask(job(PROJECTS[project], IDS[id], body), hold);
@@ -119,7 +129,13 @@ async fn perform(b: &mut Bench, op: &Op, asked: &mut Asked) -> String {
             } else {
                 ParkReason::Cap(CapReached { window: WindowKind::Day, resets_at: None, firm: NanoUsd::ZERO })
             };
-            format!("{:?}", b.park(PROJECTS[project], IDS[id], hold, reason).await)
+            // Some came over a queue and can be sent back there.
+            let parked = if id % 2 == 0 {
+                b.park_queued(PROJECTS[project], IDS[id], hold, reason).await
+            } else {
+                b.park(PROJECTS[project], IDS[id], hold, reason).await
+            };
+            format!("{parked:?}")
         }
         Op::Lookup { project, id, redrive } => {
             format!("{:?}", b.lookup(PROJECTS[project], IDS[id], redrive).await)
@@ -137,6 +153,20 @@ async fn perform(b: &mut Bench, op: &Op, asked: &mut Asked) -> String {
             let hour = std::time::Duration::from_secs(3600);
             format!("{:?}", b.reconcile.resolve(attempt, resolution, hour, "ann", "x").await)
         }
+        Op::Cancel { project, id } => {
+            format!("{:?}", b.jobs.cancel(&key(PROJECTS[project], IDS[id]), "ann").await)
+        }
+        Op::Purge { limit } => {
+            let hours = |hours: u64| std::time::Duration::from_secs(hours * 3600);
+            let keep = Retention { payload: None, result: hours(2), attempt: hours(48) };
+            format!("{:?}", b.jobs.purge(&keep, b.clock.now().wall, limit).await)
+        }
+        Op::LetGo { .. } | Op::ReleaseDue { .. } if !fleet => String::new(),
+        Op::LetGo { project } => {
+            let which = ReleaseFilter { ids: Vec::new(), project: Some(PROJECTS[project].into()) };
+            format!("{:?}", b.jobs.release(&which, "ann").await)
+        }
+        Op::ReleaseDue { limit } => format!("{:?}", b.jobs.release_due(limit).await),
         Op::Release => {
             b.directory.set_quarantined(&"small".into(), None, "ann").await.expect("done");
             String::new()
@@ -181,15 +211,17 @@ async fn seen(b: &Bench) -> String {
     for id in IDS {
         histories.extend(b.reports.history(&id.into(), None).await.expect("histories"));
     }
-    format!("{results:#?}{spend:#?}{presumed:#?}{parked:#?}{stopped:#?}{events:#?}{histories:#?}")
+    let jobs = b.jobs.list(&JobFilter::default(), 1000).await.expect("jobs");
+    format!("{jobs:#?}{results:#?}{spend:#?}{presumed:#?}{parked:#?}{stopped:#?}{events:#?}{histories:#?}")
 }
 
-async fn compare(ops: Vec<Op>) {
-    let (mut model, mut file) = (Bench::memory().await, Bench::sqlite().await);
+/// `fleet` where there is a queue beside the store.
+async fn compare(ops: Vec<Op>, mut file: Bench, fleet: bool) {
+    let mut model = Bench::memory().await;
     let (mut of_model, mut of_file) = (Asked::default(), Asked::default());
     for (at, op) in ops.iter().enumerate() {
-        let expected = perform(&mut model, op, &mut of_model).await;
-        let answer = perform(&mut file, op, &mut of_file).await;
+        let expected = perform(&mut model, op, &mut of_model, fleet).await;
+        let answer = perform(&mut file, op, &mut of_file, fleet).await;
         assert_eq!(answer, expected, "step {at}: {op:?}");
         let now = windows(&file).await;
         assert_eq!(now, windows(&model).await, "after step {at}: {op:?}");
@@ -208,13 +240,30 @@ async fn compare(ops: Vec<Op>) {
     assert_eq!(findings, []);
 }
 
+fn block_on(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(work);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn the_file_answers_as_the_model_does(ops in prop::collection::vec(op(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(compare(ops));
+        block_on(async { compare(ops, Bench::sqlite().await, false).await });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_server_answers_as_the_model_does(ops in prop::collection::vec(op(), 1..60)) {
+        block_on(async {
+            if let Some(server) = Bench::postgres().await {
+                compare(ops, server, true).await;
+            }
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use outlay::ports::provider::CallFailure;
 use outlay::ports::{Directory, Reports};
 use outlay::types::job::Terms;
 use outlay::types::ledger::{Caps, HoldState, ParkReason, WindowKind};
-use outlay::types::{AttemptOutcome, Job, JobKey, Mono, NanoUsd, Status};
+use outlay::types::{AttemptOutcome, ErrorCode, Job, JobKey, Mono, NanoUsd, Status};
 
 use self::world::{ATTEMPTS_MAX, PROJECT, SLOTS, Setup, World, again, jobs, key_of, with_duplicates};
 use crate::support::{key, wall};
@@ -402,4 +402,63 @@ async fn stalls_and_uneven_answers_change_nothing_about_the_money() {
         assert!(spent <= billed && billed <= spent + presumed, "{spent} {billed} {presumed}");
         assert!(spent + presumed > NanoUsd(HOLD.0 * 59), "{spent} {presumed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_cannot_go_on_soon_goes_back_to_the_queue_and_comes_again() {
+    for seed in SEEDS {
+        let not_before = wall("2026-11-21T13:00:00Z");
+        let setup = Setup { hold_max: Some(5 * MINUTE), ..Setup::plain(seed) };
+        let world = World::new(setup).await;
+        let put_off = |(n, job): (usize, &Arc<Job>)| {
+            let not_before = (n % 10 == 0).then_some(not_before);
+            Arc::new(Job { terms: Terms { not_before, ..job.terms.clone() }, ..Job::clone(job) })
+        };
+        let jobs: Vec<_> = jobs(100).iter().enumerate().map(put_off).collect();
+        world.run(with_duplicates(&jobs, seed)).await;
+        world.assert_sound(&jobs).await;
+        let results = world.results().await;
+        let late = results.iter().filter(|result| result.timing.finished_at >= not_before).count();
+        assert_eq!((results.len(), late), (100, 10));
+        assert!(world.seen().put_off >= 10, "{}", world.seen().put_off);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_another_worker_has_is_put_off_until_that_one_is_done() {
+    for seed in SEEDS {
+        let hold_max = Some(5 * MINUTE);
+        let setup = Setup { hold_max, fault_takes: MINUTE, ..failing(seed, failures(0.0, 0.0, 0.1)) };
+        let (world, jobs) = (World::new(setup).await, jobs(60));
+        let (one, other) = (world.open(again(&jobs)).await, world.open(again(&jobs)).await);
+        tokio::join!(one.to_the_end(), other.to_the_end());
+        world.assert_sound(&jobs).await;
+        assert_eq!(world.results().await.len(), 60);
+        assert!(world.seen().put_off > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_kills_its_workers_ends_as_a_dead_letter() {
+    let setup = Setup { hold_max: Some(5 * MINUTE), ..Setup::plain(7) };
+    let (world, jobs) = (World::new(setup).await, jobs(1));
+    for _ in 0..DEATHS_MAX {
+        let run = world.open(again(&jobs)).await;
+        run.until(async {
+            let calls = world.seen().calls.len();
+            while world.seen().calls.len() == calls {
+                world.pass(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        run.crash();
+    }
+    world.run(again(&jobs)).await;
+    let dead = world.seen().dead.clone();
+    let [(job, reason)] = dead.as_slice() else { panic!("{dead:?}") };
+    assert_eq!(*job, jobs[0].key);
+    assert!(reason.contains("workers died"), "{reason}");
+    let results = world.results().await;
+    let codes: Vec<_> = results.iter().map(|r| r.error.as_ref().map(|error| error.code)).collect();
+    assert_eq!(codes, [Some(ErrorCode::Poison)]);
 }

@@ -52,6 +52,8 @@ const VENDOR_HOMES: &[(&str, &[&str], &str)] = &[
     ("governor", &["policy/admission"], "rate limits are decided in one place"),
     ("backoff", &["policy/backoff"], "waits are computed in one place"),
     ("axum", &["admin"], "only the admin API serves HTTP"),
+    ("metrics", &["telemetry"], "what is counted is decided in one place"),
+    ("metrics_exporter_prometheus", &["telemetry"], "what is counted is decided in one place"),
     ("anyhow", &["main", "cli", "app"], "a library error has a type that callers can branch on"),
     ("indicatif", &["cli"], "only the command line draws"),
     ("comfy_table", &["cli"], "only the command line draws"),

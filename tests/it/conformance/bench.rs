@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use outlay::adapters::memory::Memory;
+use outlay::adapters::postgres;
 use outlay::adapters::sqlite::{Mode, Store};
 use outlay::policy::budget::Window;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, Reconcile, SessionSpec};
-use outlay::ports::{Clock, Directory, Ledger, Reports};
+use outlay::ports::{Clock, Directory, Jobs, Ledger, Outbox, Reports};
+use outlay::types::job::{Class, Source};
 use outlay::types::ledger::{
     Begin, BeginRequest, Caps, Concluded, Conclusion, Known, Next, OnCap, ParkReason, ParkRequest, Parked,
     WindowKind,
@@ -19,13 +21,24 @@ use outlay::types::{AttemptId, AttemptOutcome, Bill, Job, NanoUsd, ProjectId, St
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::support::database::Database;
 use crate::support::{TestClock, job, key, result};
 
 pub(crate) const START: &str = "2026-11-21T12:00:00Z";
 
 enum Kind {
     Memory(Memory),
-    Sqlite { store: Arc<Store>, folder: tempfile::TempDir, task: JoinHandle<()> },
+    Sqlite {
+        store: Arc<Store>,
+        folder: tempfile::TempDir,
+        task: JoinHandle<()>,
+    },
+    Postgres {
+        store: Arc<postgres::Store>,
+        database: Database,
+        writer: postgres::Writer,
+        tasks: Vec<JoinHandle<()>>,
+    },
 }
 
 pub(crate) struct Bench {
@@ -35,6 +48,8 @@ pub(crate) struct Bench {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) reports: Arc<dyn Reports>,
     pub(crate) reconcile: Arc<dyn Reconcile>,
+    pub(crate) jobs: Arc<dyn Jobs>,
+    outbox: Option<Arc<dyn Outbox>>,
     attempts: AtomicU64,
 }
 
@@ -58,19 +73,31 @@ fn seeds() -> [ProjectSeed; 4] {
     ]
 }
 
+fn spec(run_cap: Option<i64>) -> SessionSpec {
+    SessionSpec {
+        run_cap: run_cap.map(NanoUsd),
+        label: "test".to_owned(),
+        publish_results: true,
+        keep_payload: false,
+    }
+}
+
 impl Bench {
     pub(crate) async fn memory() -> Self {
         let clock = TestClock::at(START);
         let store = Memory::new(Arc::<TestClock>::clone(&clock));
-        let (session, _) = store.session(&SessionSpec::default());
-        let (directory, reports, reconcile) = (store.clone(), store.clone(), store.clone());
+        let (session, _) = store.session(&spec(None));
+        let (directory, reports, reconcile, jobs) =
+            (store.clone(), store.clone(), store.clone(), store.clone());
         let bench = Self {
             kind: Kind::Memory(store),
             clock,
+            outbox: Some(Arc::new(session.clone())),
             ledger: Arc::new(session),
             directory: Arc::new(directory),
             reports: Arc::new(reports),
             reconcile: Arc::new(reconcile),
+            jobs: Arc::new(jobs),
             attempts: AtomicU64::new(1),
         };
         bench.directory.seed_projects(&seeds()).await.expect("seeds");
@@ -91,6 +118,8 @@ impl Bench {
             directory: Arc::<Store>::clone(&store),
             reports: Arc::<Store>::clone(&store),
             reconcile: Arc::<Store>::clone(&store),
+            jobs: Arc::<Store>::clone(&store),
+            outbox: None,
             attempts: AtomicU64::new(1),
             kind: Kind::Sqlite { store, folder, task },
         };
@@ -98,12 +127,37 @@ impl Bench {
         bench
     }
 
+    /// `None` without a server.
+    pub(crate) async fn postgres() -> Option<Self> {
+        let clock = TestClock::at(START);
+        let database = Database::new().await?;
+        let dyn_clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
+        let store = postgres::Store::open(&database.url(), postgres::Mode::Create, dyn_clock).await;
+        let store = Arc::new(store.expect("a store").on_callers_clock());
+        let (writer, tasks, _) = store.session(&spec(None)).await.expect("a session");
+        let tasks = tasks.into_iter().map(tokio::spawn).collect();
+        let bench = Self {
+            clock,
+            ledger: Arc::new(writer.clone()),
+            directory: Arc::<postgres::Store>::clone(&store),
+            reports: Arc::<postgres::Store>::clone(&store),
+            reconcile: Arc::<postgres::Store>::clone(&store),
+            jobs: Arc::<postgres::Store>::clone(&store),
+            outbox: Some(Arc::new(writer.clone())),
+            attempts: AtomicU64::new(1),
+            kind: Kind::Postgres { store, database, writer, tasks },
+        };
+        bench.directory.seed_projects(&seeds()).await.expect("seeds");
+        Some(bench)
+    }
+
     /// The session dies as a process does, and another one opens.
     pub(crate) async fn crash(&mut self, run_cap: Option<i64>) -> Opened {
-        let spec = SessionSpec { run_cap: run_cap.map(NanoUsd), label: "test".to_owned() };
+        let spec = spec(run_cap);
         match &mut self.kind {
             Kind::Memory(store) => {
                 let (session, opened) = store.session(&spec);
+                self.outbox = Some(Arc::new(session.clone()));
                 self.ledger = Arc::new(session);
                 opened
             }
@@ -115,12 +169,34 @@ impl Bench {
                 self.ledger = Arc::new(writer);
                 opened
             }
+            Kind::Postgres { store, writer, tasks, .. } => {
+                for task in tasks.drain(..) {
+                    task.abort();
+                    task.await.ok();
+                }
+                // Here another process would have seen it silent for a while.
+                let (reaped, reaped_holds) = store.reap(writer.worker()).await.expect("an answer");
+                let (next, next_tasks, opened) = store.session(&spec).await.expect("a session");
+                *tasks = next_tasks.into_iter().map(tokio::spawn).collect();
+                *writer = next.clone();
+                self.ledger = Arc::new(next.clone());
+                self.outbox = Some(Arc::new(next));
+                Opened { reaped, reaped_holds, ..opened }
+            }
+        }
+    }
+
+    /// The database of a store that has a server.
+    pub(crate) fn database(&self) -> &Database {
+        match &self.kind {
+            Kind::Postgres { database, .. } => database,
+            Kind::Memory(_) | Kind::Sqlite { .. } => unreachable!("there is no server"),
         }
     }
 
     pub(crate) fn location(&self) -> String {
         match &self.kind {
-            Kind::Memory(_) => unreachable!("memory has no file"),
+            Kind::Memory(_) | Kind::Postgres { .. } => unreachable!("there is no file"),
             Kind::Sqlite { folder, .. } => folder.path().join("outlay.db").display().to_string(),
         }
     }
@@ -209,6 +285,22 @@ impl Bench {
         self.ledger.park(request).await.expect("an answer")
     }
 
+    /// Parks a job that came over a queue, so that it can be sent back there.
+    pub(crate) async fn park_queued(&self, project: &str, id: &str, hold: i64, reason: ParkReason) -> Parked {
+        let request = ParkRequest {
+            job: queued(project, id),
+            accepted_at: self.clock.now().wall,
+            reason,
+            hold: NanoUsd(hold),
+            runs_for: Duration::from_secs(120),
+        };
+        self.ledger.park(request).await.expect("an answer")
+    }
+
+    pub(crate) fn outbox(&self) -> &dyn Outbox {
+        &**self.outbox.as_ref().expect("a store with a queue beside it")
+    }
+
     pub(crate) async fn lookup(&self, project: &str, id: &str, redrive: bool) -> Option<Known> {
         self.ledger.lookup(&key(project, id), [1; 32], redrive).await.expect("an answer")
     }
@@ -243,6 +335,19 @@ impl Bench {
         let events = self.directory.events(1000).await.expect("events");
         events.into_iter().rev().map(|event| format!("{} {}", event.what, event.subject)).collect()
     }
+}
+
+/// A job as a queue delivers it.
+pub(crate) fn queued(project: &str, id: &str) -> Arc<Job> {
+    let mut job = Job::clone(&job(project, id, 1));
+    job.terms.reply_to = Some("answers".to_owned());
+    job.terms.class = Class::Bulk;
+    job.source = Some(Arc::new(Source {
+        body: format!("the text of {id}").into_bytes(),
+        correlation_id: Some(format!("question {id}")),
+        traceparent: None,
+    }));
+    Arc::new(job)
 }
 
 pub(crate) fn end(attempt: AttemptId, bill: Bill) -> AttemptEnd {

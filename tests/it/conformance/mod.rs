@@ -1,7 +1,9 @@
 //! One suite per port, run for every adapter of it.
 
 mod bench;
+mod postgres;
+mod queue;
 mod sqlite;
 mod store;
 
-pub(crate) use bench::{Bench, end};
+pub(crate) use bench::{Bench, end, queued};

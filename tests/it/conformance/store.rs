@@ -14,12 +14,37 @@ macro_rules! exercise {
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::$case(crate::conformance::Bench::sqlite().await).await })*
         }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                if let Some(bench) = crate::conformance::Bench::postgres().await {
+                    super::$case(bench).await
+                }
+            })*
+        }
+    };
+}
+
+/// Runs each case on every store that has a queue beside it.
+macro_rules! exercise_fleet {
+    ($($case:ident,)*) => {
+        mod memory {
+            $(#[tokio::test] async fn $case() { super::$case(crate::conformance::Bench::memory().await).await })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                if let Some(bench) = crate::conformance::Bench::postgres().await {
+                    super::$case(bench).await
+                }
+            })*
+        }
     };
 }
 
 mod books;
 mod caps;
 mod ends;
+mod jobs;
+mod release;
 
 const GO: Begin = Begin::Go { attempt_no: 1, generation: 1 };
 

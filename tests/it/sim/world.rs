@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use outlay::adapters::clock::SystemClock;
 use outlay::adapters::memory::Memory;
 use outlay::adapters::simulated::{Simulated, SimulatedOptions};
 use outlay::engine::fleet::{Fleet, ProviderSpec};
+use outlay::engine::janitor::Chores;
 use outlay::engine::{Engine, EngineParts, Rules, TaskTerms, Tasks, consumer, janitor};
 use outlay::policy::admission::Limits;
 use outlay::policy::breaker::Transition;
@@ -25,11 +27,11 @@ use outlay::ports::{Clock, Directory, Happened, Ledger, Observer, Queue, Reports
 use outlay::types::catalogue::{Offer, Prices, Tier, Tokenizer};
 use outlay::types::ledger::{Caps, OnCap, WindowKind};
 use outlay::types::{
-    AttemptId, Job, JobKey, JobResult, Mono, NanoUsd, Now, PicoUsdPerToken, ProjectId, Status,
+    AttemptId, Job, JobKey, JobResult, Mono, NanoUsd, Now, PicoUsdPerToken, ProjectId, Status, Wall,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::checked::{CheckedLedger, CheckedProvider};
@@ -53,6 +55,8 @@ pub(super) struct Setup {
     pub(super) requests_per_minute: Option<u32>,
     pub(super) fault: Fault,
     pub(super) fault_takes: Duration,
+    /// The queue takes jobs back for later, as a broker does, where a wait is longer than this.
+    pub(super) hold_max: Option<Duration>,
 }
 
 impl Setup {
@@ -65,6 +69,7 @@ impl Setup {
             requests_per_minute: None,
             fault: Arc::new(|_, _| None),
             fault_takes: Duration::ZERO,
+            hold_max: None,
         }
     }
 }
@@ -79,6 +84,9 @@ pub(super) struct Seen {
     pub(super) ended: HashMap<JobKey, Vec<Status>>,
     /// How often the queue heard of a job that it has to come again.
     pub(super) returned: u32,
+    /// How often it was asked to keep one for later, and of which jobs it was told that they are dead.
+    pub(super) put_off: u32,
+    pub(super) dead: Vec<(JobKey, String)>,
     pub(super) waits: u32,
     /// How often a provider's own breaker opened.
     pub(super) opened: u32,
@@ -89,11 +97,17 @@ pub(super) struct Seen {
 pub(super) struct Book {
     seen: Mutex<Seen>,
     ended: watch::Sender<usize>,
+    numbers: AtomicU64,
 }
 
 impl Book {
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that was not given out before.
+    fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn insist(&self, holds: bool, what: impl FnOnce() -> String) {
@@ -125,7 +139,11 @@ impl World {
         };
         store.seed_projects(&[seed]).await.expect("a new project");
         let provider = Arc::new(Simulated::new(setup.simulated.clone(), Arc::clone(&clock)));
-        let book = Arc::new(Book { seen: Mutex::default(), ended: watch::Sender::new(0) });
+        let book = Arc::new(Book {
+            seen: Mutex::default(),
+            ended: watch::Sender::new(0),
+            numbers: AtomicU64::new(1),
+        });
         Self { clock, store, provider, book, setup }
     }
 
@@ -161,6 +179,7 @@ impl World {
             fleet: Fleet::new(Arc::clone(&self.clock), &[spec], offers),
             rules: Rules {
                 deaths_count: true,
+                hold_max: self.setup.hold_max,
                 defaults: TaskTerms { rules, deadline: None, attempts_max: ATTEMPTS_MAX },
                 unbilled_errors: HashMap::from([("sim".into(), vec![500, 503])]),
                 ..Rules::default()
@@ -169,7 +188,14 @@ impl World {
             tasks: tasks.clone(),
         }));
         engine.refresh().await.expect("a store in memory");
-        let queue = VecQueue { waiting: Mutex::new(deliveries.into()), book: Arc::clone(&self.book) };
+        let queue = VecQueue {
+            clock: Arc::clone(&self.clock),
+            waiting: Mutex::new(deliveries.into()),
+            taken: Mutex::default(),
+            later: Mutex::default(),
+            settled: Notify::new(),
+            book: Arc::clone(&self.book),
+        };
         Run {
             engine,
             queue: Arc::new(queue),
@@ -296,8 +322,8 @@ pub(super) struct Run {
 impl Run {
     /// Takes every delivery and waits for all that was begun.
     pub(super) async fn to_the_end(&self) {
-        let janitor =
-            self.tasks.spawn_service(janitor::keep(Arc::clone(&self.engine), Arc::clone(&self.reports)));
+        let chores = Chores { reports: Arc::clone(&self.reports), fleet: None };
+        let janitor = self.tasks.spawn_service(janitor::keep(Arc::clone(&self.engine), chores));
         consumer::consume(&self.engine, &self.queue, 32).await.expect("a queue in memory");
         assert!(self.tasks.drain(Duration::from_secs(86_400)).await, "the run hangs");
         self.tasks.stop();
@@ -338,7 +364,13 @@ pub(super) fn jobs(n: u32) -> Vec<Arc<Job>> {
 }
 
 fn delivery(job: &Arc<Job>, redelivered: bool) -> Delivery {
-    Delivery { payload: Payload::Job(Arc::clone(job)), redelivered, receipt: Receipt(0), place: None }
+    Delivery {
+        payload: Payload::Job(Arc::clone(job)),
+        redelivered,
+        redriven: false,
+        receipt: Receipt(0),
+        place: None,
+    }
 }
 
 /// Every job once, and one in five a second time at some later place.
@@ -357,21 +389,85 @@ pub(super) fn again(jobs: &[Arc<Job>]) -> Vec<Delivery> {
     jobs.iter().map(|job| delivery(job, true)).collect()
 }
 
+/// Deliveries in order, then those that were put off, each when its time has come.
 struct VecQueue {
+    clock: Arc<dyn Clock>,
     waiting: Mutex<VecDeque<Delivery>>,
+    taken: Mutex<HashMap<Receipt, Delivery>>,
+    later: Mutex<Vec<(Wall, Delivery)>>,
+    settled: Notify,
     book: Arc<Book>,
+}
+
+impl VecQueue {
+    /// What can be taken now, or when to look again; `None` when nothing will come any more.
+    fn look(&self) -> Option<Result<Delivery, Option<Wall>>> {
+        if let Some(delivery) = lock(&self.waiting).pop_front() {
+            return Some(Ok(delivery));
+        }
+        let mut later = lock(&self.later);
+        let next = (0..later.len()).min_by_key(|at| later[*at].0);
+        match next {
+            Some(at) if later[at].0 <= self.clock.now().wall => {
+                let delivery = later.swap_remove(at).1;
+                Some(Ok(Delivery { redelivered: true, ..delivery }))
+            }
+            Some(at) => Some(Err(Some(later[at].0))),
+            None if lock(&self.taken).is_empty() => None,
+            None => Some(Err(None)),
+        }
+    }
 }
 
 #[async_trait]
 impl Queue for VecQueue {
     async fn next(&self) -> Result<Option<Delivery>, QueueError> {
-        Ok(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front())
+        loop {
+            let settled = self.settled.notified();
+            match self.look() {
+                None => return Ok(None),
+                Some(Ok(delivery)) => {
+                    let mut taken = lock(&self.taken);
+                    let receipt = Receipt(self.book.number());
+                    taken.insert(receipt, delivery.clone());
+                    return Ok(Some(Delivery { receipt, ..delivery }));
+                }
+                Some(Err(at)) => {
+                    let now = self.clock.now();
+                    let at = at.map_or(now.mono + Duration::from_secs(3600), |at| now.mono_at(at));
+                    tokio::select! {
+                        () = settled => {}
+                        () = self.clock.sleep_until(at) => {}
+                    }
+                }
+            }
+        }
     }
 
-    async fn settle(&self, _: Receipt, fate: Fate) -> Result<(), QueueError> {
-        self.book.seen().returned += u32::from(fate == Fate::Returned);
+    async fn settle(&self, receipt: Receipt, fate: Fate) -> Result<(), QueueError> {
+        let Some(delivery) = lock(&self.taken).remove(&receipt) else {
+            return Err(QueueError("settled twice".to_owned()));
+        };
+        match fate {
+            Fate::Settled => {}
+            Fate::Returned => self.book.seen().returned += 1,
+            Fate::Later { until } => {
+                self.book.seen().put_off += 1;
+                lock(&self.later).push((until, delivery));
+            }
+            Fate::Dead { reason } => {
+                if let Payload::Job(job) = &delivery.payload {
+                    self.book.seen().dead.push((job.key.clone(), reason));
+                }
+            }
+        }
+        self.settled.notify_one();
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Watch(Arc<Book>);

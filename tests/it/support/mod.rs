@@ -1,6 +1,10 @@
 //! Values that tests are made of.
 
+pub(crate) mod database;
 pub(crate) mod desk;
+pub(crate) mod services;
+pub(crate) mod stand_in;
+pub(crate) mod wire_cutter;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -32,7 +36,9 @@ impl TestClock {
 #[async_trait]
 impl Clock for TestClock {
     fn now(&self) -> Now {
-        Now { mono: Mono(0), wall: Wall(self.0.load(Ordering::SeqCst)) }
+        let wall = Wall(self.0.load(Ordering::SeqCst));
+        // Both move together, so that silence can be told from the one that is asked.
+        Now { mono: Mono(u64::try_from(wall.0).unwrap_or(0).saturating_mul(1000)), wall }
     }
 
     async fn sleep_until(&self, _at: Mono) {
@@ -65,6 +71,7 @@ pub(crate) fn job(project: &str, id: &str, body: u8) -> Arc<Job> {
         body_hash: [body; 32],
         terms: Terms::default(),
         metadata: None,
+        source: None,
     })
 }
 

@@ -76,7 +76,7 @@ fn adapters_do_not_name_each_other() {
 fn vendors_stay_at_home() {
     for (vendor, homes, _) in VENDOR_HOMES {
         let text = format!("use {vendor}::Thing;");
-        check("src/telemetry.rs", &text, &[&format!("2: `{vendor}`")]);
+        check("src/lib.rs", &text, &[&format!("2: `{vendor}`")]);
         for home in *homes {
             check(&format!("src/{home}.rs"), &text, &[]);
         }
