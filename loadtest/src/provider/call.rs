@@ -283,7 +283,17 @@ impl Call<'_> {
     fn text(&self, config: &ProviderConfig, rule: Option<&Rule>, tokens: Tokens, cut_short: bool) -> String {
         rule.and_then(|rule| rule.answer.clone()).unwrap_or_else(|| {
             let format = self.request.response_format;
-            text::answer(tokens.output, cut_short, format, config.seed, self.prompt.hash.0)
+            let broken = cut_short || self.is_broken(config);
+            text::answer(tokens.output, broken, format, config.seed, self.prompt.hash.0)
+        })
+    }
+
+    /// Whether this model answers this prompt with JSON that breaks off.
+    fn is_broken(&self, config: &ProviderConfig) -> bool {
+        let model = self.request.model.as_ref();
+        config.invalid_output.get(model).is_some_and(|share| {
+            let key = self.prompt.hash.0 ^ hash_str(model);
+            Draw::new(config.seed, key, Purpose::Invalid).unit() < *share
         })
     }
 }
