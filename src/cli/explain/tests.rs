@@ -26,6 +26,7 @@ fn attempt(state: HoldState, counted: i64) -> AttemptRow {
             offer("large-c", Some(9_000_000), Some(Lost::Dearer)),
             offer("tiny-b", None, Some(Lost::ContextTooSmall { needed: 900, has: 512 })),
         ],
+        ..Explanation::default()
     };
     AttemptRow {
         attempt: AttemptId(uuid::Uuid::nil()),
