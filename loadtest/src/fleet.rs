@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, job_body};
+use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, delete_queue, job_body};
 use serde::Serialize;
+
+use crate::fairness::fairness;
 
 /// The port that the bare pipeline expects its mock at.
 const BARE_PORT: &str = "9911";
+/// The queue that the bare pipeline works off, and where unless AMQP_URL says otherwise.
+const BARE_QUEUE: &str = "limit.jobs";
+const BARE_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// How often a run looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -61,6 +66,18 @@ enum Question {
         seconds: u32,
         /// The provider's own time
         #[arg(long, default_value_t = 20.0)]
+        provider_ms: f64,
+    },
+    /// How long one project's first job waits behind another project's backlog
+    Fairness {
+        /// Jobs of the other project
+        #[arg(long, default_value_t = 10_000)]
+        backlog: usize,
+        /// Calls at the same time
+        #[arg(long, default_value_t = 256)]
+        slots: usize,
+        /// The provider's own time
+        #[arg(long, default_value_t = 500.0)]
         provider_ms: f64,
     },
     /// Memory and processor time of many long calls in one worker
@@ -168,6 +185,20 @@ impl Fleet {
                     found.jobs, found.rate, found.p50_ms, found.p90_ms, found.p99_ms, found.max_ms
                 );
             }
+            Question::Fairness { backlog, slots, provider_ms } => {
+                let found = runtime.block_on(fairness(&outlay, *backlog, *slots, *provider_ms))?;
+                if self.json {
+                    return print(&found);
+                }
+                println!(
+                    "from published to the call, {} slots: {:.0} ms alone, {:.0} ms behind {} jobs, {} of which went first",
+                    found.slots,
+                    found.unloaded_ms,
+                    found.behind_backlog_ms,
+                    found.backlog,
+                    found.calls_before
+                );
+            }
             Question::Inflight { calls, seconds, rounds } => {
                 let found = runtime.block_on(inflight(&outlay, *calls, *seconds, *rounds))?;
                 if self.json {
@@ -203,7 +234,7 @@ async fn throughput(
 ) -> Result<Throughput> {
     let mut bare_jobs_per_second = Vec::new();
     if let Some(folder) = bare {
-        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
     let mut options = RigOptions::new(outlay);
     options.max_in_flight = slots;
@@ -216,7 +247,7 @@ async fn throughput(
     let (seconds, cpu) = outcome?;
     ensure!(counts.done == jobs && stats.calls == jobs, "{} calls, {counts:?}", stats.calls);
     if let Some(folder) = bare {
-        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
     let jobs_per_second = jobs as f64 / seconds;
     let mean = bare_jobs_per_second.iter().sum::<f64>() / bare_jobs_per_second.len() as f64;
@@ -295,7 +326,10 @@ async fn declare(rig: &Rig) -> Result<()> {
 }
 
 /// The speed limit: the same work with nothing in between.
-fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
+async fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
+    // It leaves without waiting for its acknowledgements: what it left would be its next run's double.
+    let broker = std::env::var("AMQP_URL").unwrap_or_else(|_| BARE_BROKER.to_owned());
+    delete_queue(&broker, BARE_QUEUE).await?;
     let jobs = jobs.to_string();
     let program = |name: &str| folder.join(name);
     let mut mock = Command::new(program("bare-pipeline-mock"))

@@ -201,6 +201,17 @@ impl Listener {
     }
 }
 
+/// Deletes a queue with all that is in it.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn delete_queue(amqp_url: &str, name: &str) -> Result<()> {
+    let connection = connect(amqp_url).await?;
+    let channel = connection.create_channel().await?;
+    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
+    Ok(connection.close(200, "done".into()).await?)
+}
+
 /// Deletes everything a fleet declares.
 pub(super) async fn remove(amqp_url: &str, prefix: &str) -> Result<()> {
     let connection = connect(amqp_url).await?;

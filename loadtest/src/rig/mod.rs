@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-pub use self::broker::{Heard, Jobs, Listener, job_body};
+pub use self::broker::{Heard, Jobs, Listener, delete_queue, job_body};
 pub use self::commits::Commits;
 pub use self::worker::{Worker, resident_peak_mib};
 use crate::provider::{Price, ProviderConfig, Running, Server};
