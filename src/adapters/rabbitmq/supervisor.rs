@@ -319,7 +319,8 @@ impl ConsumerTask {
             for (rate, ended) in self.rates.iter_mut().zip(std::mem::take(&mut state.ended)) {
                 rate.add(ended, now);
             }
-            if state.working() < self.options.slots {
+            // A slot that is free for an instant is no sign of leisure while a message waits for one.
+            if state.working() < self.options.slots && state.lanes.total() == 0 {
                 self.busy_since = None;
             } else {
                 self.busy_since.get_or_insert(now);
