@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, delete_queue, job_body};
+use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, delete_queue, job_body, processor_time};
 use serde::Serialize;
 
 use crate::fairness::fairness;
@@ -498,7 +498,7 @@ fn raise_descriptors(wanted: u64) -> Result<()> {
 }
 
 fn own_cpu() -> Duration {
-    cpu_of(Path::new("/proc/self/stat"))
+    processor_time(Path::new("/proc/self"))
 }
 
 /// Processor time of all processes of one name, children that have ended left out.
@@ -507,12 +507,5 @@ fn others_cpu(name: &str) -> Duration {
     let is_it =
         |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
     let paths = processes.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.filter(is_it).map(|path| cpu_of(&path.join("stat"))).sum()
-}
-
-fn cpu_of(stat: &Path) -> Duration {
-    let stat = std::fs::read_to_string(stat).unwrap_or_default();
-    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    paths.filter(is_it).map(|path| processor_time(&path)).sum()
 }

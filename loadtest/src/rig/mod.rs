@@ -18,7 +18,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 
 pub use self::broker::{Heard, Jobs, Listener, delete_queue, job_body};
 pub use self::commits::Commits;
-pub use self::worker::{Worker, resident_peak_mib};
+pub use self::worker::{Worker, processor_time, resident_peak_mib};
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
 /// Where PostgreSQL answers unless OUTLAY_TEST_POSTGRES_URL says otherwise.
