@@ -6,6 +6,7 @@ mod bad_input;
 mod conformance;
 mod e2e;
 mod embedded;
+mod gemini;
 mod kill;
 mod model;
 mod rabbit;
