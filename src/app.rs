@@ -20,6 +20,7 @@ use self::store::open_store;
 pub use self::worker::{WorkerEnd, WorkerSpec, worker};
 use crate::adapters::anthropic::{Anthropic, AnthropicOptions};
 use crate::adapters::clock::SystemClock;
+use crate::adapters::gemini::{Gemini, GeminiOptions};
 use crate::adapters::openai::{self, OpenAi, OpenAiOptions};
 use crate::adapters::simulated::{Simulated, SimulatedFailures, SimulatedLatency, SimulatedOptions};
 use crate::config::{self, Config, ProviderKind};
@@ -178,6 +179,10 @@ fn provider_set(
                 Arc::new(
                     Anthropic::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?,
                 )
+            }
+            ProviderKind::Gemini { base_url, api_key } => {
+                let options = GeminiOptions { base_url: base_url.clone(), api_key: key(api_key)? };
+                Arc::new(Gemini::new(options, Arc::clone(clock)).map_err(|error| wrong(error.to_string()))?)
             }
             ProviderKind::Simulated(simulated) => {
                 Arc::new(Simulated::new(simulation(simulated), Arc::clone(clock)))

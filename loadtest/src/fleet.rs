@@ -11,13 +11,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use outlay_loadtest::rig::{Jobs, Listener, Rig, RigOptions, Worker, job_body};
+use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, delete_queue, job_body, processor_time};
 use serde::Serialize;
+
+use crate::fairness::fairness;
 
 /// The port that the bare pipeline expects its mock at.
 const BARE_PORT: &str = "9911";
+/// The queue that the bare pipeline works off, and where unless AMQP_URL says otherwise.
+const BARE_QUEUE: &str = "limit.jobs";
+const BARE_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// How often a run looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -45,13 +50,13 @@ enum Question {
         #[arg(long, default_value_t = 1)]
         workers: usize,
         /// Calls at the same time in one worker
-        #[arg(long, default_value_t = 512)]
+        #[arg(long, default_value_t = 1536)]
         slots: usize,
         /// The folder of a built bare pipeline, to run just before and after
         #[arg(long, value_name = "FOLDER")]
         bare: Option<PathBuf>,
     },
-    /// From published to result, less the provider's own time, at a steady rate
+    /// From published to the result's commit, less the time of the call, at a steady rate
     Latency {
         /// Jobs a second
         #[arg(long, default_value_t = 500)]
@@ -61,6 +66,18 @@ enum Question {
         seconds: u32,
         /// The provider's own time
         #[arg(long, default_value_t = 20.0)]
+        provider_ms: f64,
+    },
+    /// How long one project's first job waits behind another project's backlog
+    Fairness {
+        /// Jobs of the other project
+        #[arg(long, default_value_t = 10_000)]
+        backlog: usize,
+        /// Calls at the same time
+        #[arg(long, default_value_t = 256)]
+        slots: usize,
+        /// The provider's own time
+        #[arg(long, default_value_t = 500.0)]
         provider_ms: f64,
     },
     /// Memory and processor time of many long calls in one worker
@@ -102,7 +119,7 @@ struct Latency {
     p90_ms: f64,
     p99_ms: f64,
     max_ms: f64,
-    /// Medians: from published to accepted, to the call, the call, to the result's arrival.
+    /// Medians: from published to accepted, to the call, the call, to the result's commit.
     stages_p50_ms: [f64; 4],
 }
 
@@ -161,11 +178,25 @@ impl Fleet {
                 println!("fsync p50 {} us", found.fsync_p50_us);
                 let [queue, begin, call, end] = found.stages_p50_ms;
                 println!(
-                    "medians: queue {queue:.2} ms, begin {begin:.2} ms, call {call:.2} ms, conclude and publish {end:.2} ms"
+                    "medians: queue {queue:.2} ms, begin {begin:.2} ms, call {call:.2} ms, conclude {end:.2} ms"
                 );
                 println!(
                     "{} jobs at {:.0}/s: added latency p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
                     found.jobs, found.rate, found.p50_ms, found.p90_ms, found.p99_ms, found.max_ms
+                );
+            }
+            Question::Fairness { backlog, slots, provider_ms } => {
+                let found = runtime.block_on(fairness(&outlay, *backlog, *slots, *provider_ms))?;
+                if self.json {
+                    return print(&found);
+                }
+                println!(
+                    "from published to the call, {} slots: {:.0} ms alone, {:.0} ms behind {} jobs, {} of which went first",
+                    found.slots,
+                    found.unloaded_ms,
+                    found.behind_backlog_ms,
+                    found.backlog,
+                    found.calls_before
                 );
             }
             Question::Inflight { calls, seconds, rounds } => {
@@ -203,7 +234,7 @@ async fn throughput(
 ) -> Result<Throughput> {
     let mut bare_jobs_per_second = Vec::new();
     if let Some(folder) = bare {
-        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
     let mut options = RigOptions::new(outlay);
     options.max_in_flight = slots;
@@ -216,7 +247,7 @@ async fn throughput(
     let (seconds, cpu) = outcome?;
     ensure!(counts.done == jobs && stats.calls == jobs, "{} calls, {counts:?}", stats.calls);
     if let Some(folder) = bare {
-        bare_jobs_per_second.push(bare_pipeline(folder, jobs)?);
+        bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
     let jobs_per_second = jobs as f64 / seconds;
     let mean = bare_jobs_per_second.iter().sum::<f64>() / bare_jobs_per_second.len() as f64;
@@ -295,7 +326,10 @@ async fn declare(rig: &Rig) -> Result<()> {
 }
 
 /// The speed limit: the same work with nothing in between.
-fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
+async fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
+    // It leaves without waiting for its acknowledgements: what it left would be its next run's double.
+    let broker = std::env::var("AMQP_URL").unwrap_or_else(|_| BARE_BROKER.to_owned());
+    delete_queue(&broker, BARE_QUEUE).await?;
     let jobs = jobs.to_string();
     let program = |name: &str| folder.join(name);
     let mut mock = Command::new(program("bare-pipeline-mock"))
@@ -354,16 +388,18 @@ struct Timed {
     stages: [f64; 4],
 }
 
-/// Publishes in open loop, at the times that were planned, and hears when each result has been
-/// committed and published.
+/// Publishes in open loop, at the times that were planned, and sees when each result has been committed.
 async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
     let worker = rig.worker().await?;
-    let mut listener = Listener::bind(rig.amqp_url(), rig.prefix()).await?;
+    let mut commits = Commits::watch(rig.database_url()).await?;
     let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
     // What is slow only once (connections, plans, caches) is no part of the question.
     let warm = rate as usize;
     sender.send_all((0..warm).map(|n| format!("warm-{n:06}")), "p").await?;
-    listener.collect(warm, Duration::from_secs(20)).await?;
+    let mut warmed = 0;
+    while warmed < warm {
+        warmed += commits.next(Duration::from_secs(20)).await?.len();
+    }
     let jobs = rate as usize * seconds as usize;
     let publish = async {
         let begun = tokio::time::Instant::now();
@@ -392,11 +428,10 @@ async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
     let hear = async {
         let mut heard = HashMap::with_capacity(jobs);
         while heard.len() < jobs {
-            let Some(result) = listener.next(Duration::from_secs(20)).await? else {
-                bail!("{} of {jobs} results came", heard.len());
-            };
-            ensure!(result.status == "done", "{} ended {}", result.id, result.status);
-            heard.insert(result.id.clone(), result);
+            for result in commits.next(Duration::from_secs(20)).await? {
+                ensure!(result.status == "done", "{} ended {}", result.id, result.status);
+                heard.insert(result.id.clone(), result);
+            }
         }
         Ok(heard)
     };
@@ -463,7 +498,7 @@ fn raise_descriptors(wanted: u64) -> Result<()> {
 }
 
 fn own_cpu() -> Duration {
-    cpu_of(Path::new("/proc/self/stat"))
+    processor_time(Path::new("/proc/self"))
 }
 
 /// Processor time of all processes of one name, children that have ended left out.
@@ -472,12 +507,5 @@ fn others_cpu(name: &str) -> Duration {
     let is_it =
         |path: &PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
     let paths = processes.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.filter(is_it).map(|path| cpu_of(&path.join("stat"))).sum()
-}
-
-fn cpu_of(stat: &Path) -> Duration {
-    let stat = std::fs::read_to_string(stat).unwrap_or_default();
-    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    paths.filter(is_it).map(|path| processor_time(&path)).sum()
 }

@@ -1,6 +1,7 @@
 //! The `outlay-loadtest` binary: the load-test tools from the command line.
 
 mod bench;
+mod fairness;
 mod fleet;
 mod simulate;
 

@@ -7,7 +7,8 @@ use outlay_loadtest::provider::{ProviderConfig, Server};
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Imitate OpenAI (/v1/chat/completions) and Anthropic (/v1/messages) on a loopback address
+/// Imitate OpenAI (/v1/chat/completions), Anthropic (/v1/messages) and Gemini
+/// (/v1beta/models/MODEL:generateContent) on a loopback address
 ///
 /// Every call is billed in the simulator's own book: GET /stats sums it up, GET /bills lists it. On
 /// Ctrl-C, SIGTERM, or when its time is over, the sums are printed to standard output as JSON.

@@ -16,7 +16,11 @@ CREATE TABLE outlay.project (
     on_cap      text NOT NULL CHECK (on_cap IN ('park', 'fail')),
     uncapped    boolean NOT NULL,
     stop_reason text,                       -- NULL while it runs
-    created_at  bigint NOT NULL
+    created_at  bigint NOT NULL,
+    -- its open windows, which need no looking for while windows_from <= now < windows_end; NULL: look
+    windows      bigint[],
+    windows_from bigint,
+    windows_end  bigint
 ) WITH (fillfactor = 50);
 INSERT INTO outlay.project (project_id, time_zone, on_cap, uncapped, created_at)
 VALUES ('*', 'UTC', 'park', true, 0);
@@ -305,6 +309,20 @@ BEGIN
     RETURN coalesce(v_windows, '{}');
 END $$;
 
+-- Writes down which windows are open, where all of them reach beyond `p_until`, so that the next begin
+-- need not look for them. A window whose successor is reached into is not alone, and says nothing.
+CREATE FUNCTION outlay.remember_windows(p_windows outlay.open_window[], p_until bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE outlay.project p SET windows = w.ids, windows_from = w.since, windows_end = w.ends
+    FROM (
+        SELECT w.payer, array_agg(w.id ORDER BY w.id) AS ids, max(w.starts) AS since, min(w.ends) AS ends
+        FROM unnest(p_windows) w WHERE w.kind <> 'run' GROUP BY w.payer
+        HAVING min(w.ends) > p_until AND count(*) = 3
+    ) w
+    WHERE p.project_id = w.payer AND p.windows IS DISTINCT FROM w.ids;
+END $$;
+
 -- What the windows of one call say to its hold: 0 fits, 3 wait, 4 cap reached, 5 never fits.
 CREATE FUNCTION outlay.fit(
     p_windows outlay.open_window[], p_project text, p_until bigint, p_hold bigint,
@@ -352,28 +370,41 @@ CREATE FUNCTION outlay.begin_batch(
 #variable_conflict use_column
 DECLARE
     v_size constant integer := cardinality(p_attempt);
+    v_lives boolean;
+    v_account record;
+    v_project record;
+    v_quarantines boolean;
+    v_cancels boolean;
+    v_parks boolean;
     v_projects text[];
     v_runs bigint;
     v_total numeric;
     v_alike boolean;
     v_plain boolean;
     v_windows outlay.open_window[];
+    v_ids bigint[];
     v_fresh boolean[];
     v_fits boolean;
     v_fit record;
 BEGIN
-    PERFORM 1 FROM outlay.worker w WHERE w.worker_id = p_worker AND w.alive FOR SHARE;
-    IF NOT FOUND THEN
+    -- This is the lock of all money, read together with what it locks. A session that is being reaped may
+    -- seem alive in it: its reaper waits for the lock, and then finds what was begun here.
+    SELECT p.stop_reason, p.windows, p.windows_from, p.windows_end INTO v_account
+    FROM outlay.project p WHERE p.project_id = '*' FOR NO KEY UPDATE;
+    SELECT EXISTS (SELECT 1 FROM outlay.worker w WHERE w.worker_id = p_worker AND w.alive),
+           EXISTS (SELECT 1 FROM outlay.breaker_state), EXISTS (SELECT 1 FROM outlay.cancel_request),
+           EXISTS (SELECT 1 FROM outlay.parked)
+    INTO v_lives, v_quarantines, v_cancels, v_parks;
+    note := array_fill(NULL::text, ARRAY[v_size]);
+    resets := array_fill(NULL::bigint, ARRAY[v_size]);
+    amount := resets;
+    IF NOT v_lives THEN
         code := array_fill(11, ARRAY[v_size]);
-        note := array_fill(NULL::text, ARRAY[v_size]);
-        resets := array_fill(NULL::bigint, ARRAY[v_size]);
-        amount := resets;
         generation := array_fill(0, ARRAY[v_size]);
         attempt_no := generation;
         at := 0;
         RETURN;
     END IF;
-    PERFORM outlay.lock_money();
     at := coalesce(p_now, outlay.now_us());
 
     -- Nearly always nothing is known of any job and nothing speaks against any: then there is no more
@@ -381,30 +412,43 @@ BEGIN
     SELECT array_agg(DISTINCT u.project), max(u.runs), min(u.runs) = max(u.runs), sum(u.hold)
     INTO v_projects, v_runs, v_alike, v_total
     FROM (SELECT unnest(p_project) AS project, unnest(p_runs) AS runs, unnest(p_hold) AS hold) u;
-    v_plain := (
-        SELECT count(*) = cardinality(v_projects) FROM outlay.project p
-        WHERE p.project_id = ANY (v_projects) AND p.project_id <> '*' AND p.stop_reason IS NULL
-          AND (p.uncapped OR EXISTS (SELECT 1 FROM outlay.project_cap c WHERE c.project_id = p.project_id))
-    ) AND NOT EXISTS (
-        SELECT 1 FROM outlay.project p WHERE p.project_id = '*' AND p.stop_reason IS NOT NULL
-    ) AND NOT EXISTS (
+    v_alike := v_alike AND cardinality(v_projects) = 1;
+    v_plain := v_account.stop_reason IS NULL AND NOT EXISTS (
         SELECT 1 FROM (SELECT unnest(p_project) AS project, unnest(p_job) AS job) u
         CROSS JOIN LATERAL (
             SELECT 1 FROM outlay.job j WHERE j.project_id = u.project AND j.job_id = u.job LIMIT 1) j
     );
-    IF v_plain AND EXISTS (SELECT 1 FROM outlay.breaker_state) THEN
+    -- Calls of one project that run equally long are charged to the same windows.
+    IF v_alike THEN
+        SELECT p.stop_reason IS NULL AND (p.uncapped OR EXISTS (
+                   SELECT 1 FROM outlay.project_cap c WHERE c.project_id = p.project_id)) AS runs,
+               p.windows, p.windows_from, p.windows_end INTO v_project
+        FROM outlay.project p WHERE p.project_id = v_projects[1] AND p.project_id <> '*';
+        v_plain := v_plain AND coalesce(v_project.runs, false);
+        IF at >= v_account.windows_from AND at >= v_project.windows_from
+            AND at + v_runs < v_account.windows_end AND at + v_runs < v_project.windows_end THEN
+            v_ids := v_account.windows || v_project.windows;
+            IF p_run IS NOT NULL THEN
+                v_ids := v_ids || p_run;
+            END IF;
+        END IF;
+    ELSIF v_plain THEN
+        v_plain := (
+            SELECT count(*) = cardinality(v_projects) FROM outlay.project p
+            WHERE p.project_id = ANY (v_projects) AND p.project_id <> '*' AND p.stop_reason IS NULL
+              AND (p.uncapped OR EXISTS (SELECT 1 FROM outlay.project_cap c WHERE c.project_id = p.project_id))
+        );
+    END IF;
+    IF v_plain AND v_quarantines THEN
         v_plain := NOT EXISTS (SELECT 1 FROM outlay.breaker_state b WHERE b.model = ANY (p_model));
     END IF;
-    IF v_plain AND EXISTS (SELECT 1 FROM outlay.cancel_request) THEN
+    IF v_plain AND v_cancels THEN
         v_plain := NOT EXISTS (
             SELECT 1 FROM (SELECT unnest(p_project) AS project, unnest(p_job) AS job) u
             CROSS JOIN LATERAL (
                 SELECT 1 FROM outlay.cancel_request x
                 WHERE x.project_id = u.project AND x.job_id = u.job LIMIT 1) x);
     END IF;
-    note := array_fill(NULL::text, ARRAY[v_size]);
-    resets := array_fill(NULL::bigint, ARRAY[v_size]);
-    amount := resets;
     IF v_plain THEN
         code := array_fill(0, ARRAY[v_size]);
         generation := array_fill(1, ARRAY[v_size]);
@@ -460,13 +504,16 @@ BEGIN
         ) f;
     END IF;
 
-    v_windows := outlay.open_windows(array_append(v_projects, '*'), p_run, at, at + v_runs);
-    -- What all of them need together, where it fits, spares asking for each. Calls of one project that run
-    -- equally long are charged to the same windows.
-    v_alike := v_alike AND v_plain AND cardinality(v_projects) = 1;
-    IF v_alike THEN
-        v_fits := NOT EXISTS (SELECT 1 FROM unnest(v_windows) w WHERE v_total > w.room);
-    ELSE
+    -- What all of them need together, where it fits, spares asking for each.
+    v_fits := v_plain AND v_ids IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM outlay.budget_window w
+        WHERE w.window_id = ANY (v_ids) AND w.cap IS NOT NULL AND v_total > w.cap - w.held - w.spent - w.presumed);
+    IF NOT v_fits THEN
+        v_ids := NULL;
+        v_windows := outlay.open_windows(array_append(v_projects, '*'), p_run, at, at + v_runs);
+        IF v_alike AND v_plain THEN
+            PERFORM outlay.remember_windows(v_windows, at + v_runs);
+        END IF;
         WITH need AS (
             SELECT u.project, sum(u.hold) AS hold FROM (SELECT unnest(p_project) AS project, unnest(p_hold) AS hold,
                                                                unnest(code) AS code) u
@@ -500,9 +547,8 @@ BEGIN
         RETURN;
     END IF;
 
-    IF v_alike AND v_fits THEN
-        UPDATE outlay.budget_window w SET held = w.held + v_total
-        FROM unnest(v_windows) m WHERE v_total > 0 AND m.starts <= at + v_runs AND w.window_id = m.id;
+    IF v_ids IS NOT NULL THEN
+        UPDATE outlay.budget_window w SET held = w.held + v_total WHERE v_total > 0 AND w.window_id = ANY (v_ids);
     ELSE
         WITH need AS (
             SELECT u.project, u.runs, sum(u.hold) AS hold
@@ -534,14 +580,14 @@ BEGIN
     )
     INSERT INTO outlay.attempt (attempt_id, project_id, job_id, generation, attempt_no, task, worker_id, windows,
         provider, model, price_version, hold, counted, state, begun_at, explanation)
-    SELECT u.attempt, u.project, u.job, u.generation, u.attempt_no, u.task, p_worker, c.ids,
+    SELECT u.attempt, u.project, u.job, u.generation, u.attempt_no, u.task, p_worker, coalesce(v_ids, c.ids),
            u.provider, u.model, u.price, u.hold, u.hold, 'held', at, u.explanation
     FROM (SELECT unnest(p_attempt) AS attempt, unnest(p_project) AS project, unnest(p_job) AS job,
                  unnest(p_task) AS task, unnest(p_provider) AS provider, unnest(p_model) AS model,
                  unnest(p_price) AS price, unnest(p_hold) AS hold, unnest(p_runs) AS runs,
                  unnest(p_explanation) AS explanation, unnest(code) AS code,
                  unnest(generation) AS generation, unnest(attempt_no) AS attempt_no) u
-    JOIN charged c ON c.project = u.project AND c.runs = u.runs
+    LEFT JOIN charged c ON c.project = u.project AND c.runs = u.runs
     WHERE u.code = 0;
 
     IF cardinality(p_body) > 0 THEN
@@ -554,7 +600,7 @@ BEGIN
         WHERE u.code = 0 AND u.body IS NOT NULL
         ON CONFLICT (project_id, job_id) DO NOTHING;
     END IF;
-    IF EXISTS (SELECT 1 FROM outlay.parked) THEN
+    IF v_parks THEN
         DELETE FROM outlay.parked k USING (SELECT unnest(p_project) AS project, unnest(p_job) AS job,
                                                   unnest(code) AS code) u
         WHERE u.code = 0 AND k.project_id = u.project AND k.job_id = u.job;
@@ -641,8 +687,12 @@ DECLARE
     v_fresh boolean[];
     v_lines boolean;
     v_jobs boolean;
+    v_parks boolean;
+    v_cancels boolean;
 BEGIN
     PERFORM outlay.lock_money();
+    SELECT EXISTS (SELECT 1 FROM outlay.parked), EXISTS (SELECT 1 FROM outlay.cancel_request)
+    INTO v_parks, v_cancels;
     v_now := coalesce(p_now, outlay.now_us());
     overshoot := array_fill(NULL::bigint, ARRAY[v_size]);
     FOR v_over IN SELECT s.place, s.model, s.hold, s.overshoot FROM outlay.settle(v_now, p_project, p_job, p_attempt,
@@ -742,12 +792,12 @@ BEGIN
                      unnest(p_accepted) AS accepted) u
         WHERE u.target IS NOT NULL;
     END IF;
-    IF v_jobs AND EXISTS (SELECT 1 FROM outlay.parked) THEN
+    IF v_jobs AND v_parks THEN
         DELETE FROM outlay.parked k USING (SELECT unnest(p_project) AS project, unnest(p_job) AS job,
                                                   unnest(finished) AS target) u
         WHERE u.target > 0 AND k.project_id = u.project AND k.job_id = u.job;
     END IF;
-    IF v_jobs AND EXISTS (SELECT 1 FROM outlay.cancel_request) THEN
+    IF v_jobs AND v_cancels THEN
         DELETE FROM outlay.cancel_request k USING (SELECT unnest(p_project) AS project, unnest(p_job) AS job,
                                                           unnest(finished) AS target) u
         WHERE u.target > 0 AND k.project_id = u.project AND k.job_id = u.job;

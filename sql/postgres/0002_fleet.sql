@@ -98,7 +98,8 @@ BEGIN
     PERFORM pg_notify('outlay_changed', TG_TABLE_NAME);
     RETURN NULL;
 END $$;
-CREATE TRIGGER project_changed AFTER INSERT OR UPDATE OR DELETE ON outlay.project
+CREATE TRIGGER project_changed AFTER INSERT OR UPDATE OF time_zone, on_cap, uncapped, stop_reason, created_at OR DELETE
+    ON outlay.project
     FOR EACH STATEMENT EXECUTE FUNCTION outlay.tell_changed();
 CREATE TRIGGER cap_changed AFTER INSERT OR UPDATE OR DELETE ON outlay.project_cap
     FOR EACH STATEMENT EXECUTE FUNCTION outlay.tell_changed();

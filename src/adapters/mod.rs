@@ -6,6 +6,7 @@ pub mod clock;
 pub mod file_queue;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod gemini;
 pub mod memory;
 pub mod openai;
 pub mod postgres;

@@ -15,9 +15,26 @@ use crate::types::{PicoUsdPerToken, ProviderId};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const ANTHROPIC_URL: &str = "https://api.anthropic.com/v1";
+const GEMINI_URL: &str = "https://generativelanguage.googleapis.com";
 
-/// Failures that the official hosts are known not to bill (see the table in ARCHITECTURE.md).
-const UNBILLED_BY_OFFICIAL_HOSTS: [u16; 3] = [500, 503, 529];
+/// What `kind` may be.
+const KINDS: [&str; 4] = ["openai", "anthropic", "gemini", "simulated"];
+
+/// What is known of a vendor's own host.
+struct Official {
+    host: &'static str,
+    /// Where people usually have its key.
+    key_env: &'static str,
+    /// Failures that it is known not to bill (see the table in ARCHITECTURE.md).
+    unbilled: &'static [u16],
+}
+
+static OFFICIAL: [Official; 3] = [
+    Official { host: "api.openai.com", key_env: "OPENAI_API_KEY", unbilled: &[500, 503, 529] },
+    Official { host: "api.anthropic.com", key_env: "ANTHROPIC_API_KEY", unbilled: &[500, 503, 529] },
+    // Its billing page says so of 400 and 500 and of no other status.
+    Official { host: "generativelanguage.googleapis.com", key_env: "GEMINI_API_KEY", unbilled: &[500] },
+];
 
 /// What is for sale, and by whom.
 pub(super) struct Catalogue {
@@ -68,21 +85,22 @@ fn provider(
         }
         Some("simulated") => Some(ProviderKind::Simulated(simulated(p, at, raw.simulated.as_ref()))),
         Some("gemini") => {
-            p.add(at, "kind", "\"gemini\" is not yet supported: use openai, anthropic or simulated");
-            None
+            let base_url = base_url(p, at, raw, GEMINI_URL);
+            // Other servers have their version in the base; here it is a part of the path.
+            if ["/v1beta", "/v1", "/models"].iter().any(|end| base_url.ends_with(end)) {
+                p.add(at, "base_url", "must end before /v1beta, which outlay adds itself");
+            }
+            let api_key = ApiKey::find(key_source(p, at, raw, folder, &base_url), env);
+            Some(ProviderKind::Gemini { base_url, api_key })
         }
         Some(other) => {
-            let hint = did_you_mean(other, ["openai", "anthropic", "simulated"]);
-            p.add(
-                at,
-                "kind",
-                format!("must be \"openai\", \"anthropic\" or \"simulated\", not \"{other}\"{hint}"),
-            );
+            let hint = did_you_mean(other, KINDS);
+            p.add(at, "kind", format!("must be {}, not \"{other}\"{hint}", kinds()));
             None
         }
         None => {
             if !at.is_unreadable("kind") {
-                p.add(at, "kind", "is missing: \"openai\", \"anthropic\" or \"simulated\"");
+                p.add(at, "kind", format!("is missing: {}", kinds()));
             }
             None
         }
@@ -94,11 +112,11 @@ fn provider(
     let timeout = span(p, at, "timeout", raw.timeout.as_ref());
     let unbilled = raw.unbilled_errors.as_ref().map(|statuses| unbilled(p, at, statuses));
     let kind = kind?;
-    let is_official = match &kind {
-        ProviderKind::OpenAi { base_url, .. } | ProviderKind::Anthropic { base_url, .. } => {
-            is_official(base_url)
-        }
-        ProviderKind::Simulated(_) => false,
+    let official = match &kind {
+        ProviderKind::OpenAi { base_url, .. }
+        | ProviderKind::Anthropic { base_url, .. }
+        | ProviderKind::Gemini { base_url, .. } => official(base_url),
+        ProviderKind::Simulated(_) => None,
     };
     Some(ProviderConfig {
         id: id?.into(),
@@ -110,8 +128,14 @@ fn provider(
             .unwrap_or(NonZeroUsize::MIN.saturating_add(63)),
         timeout: timeout.unwrap_or(Duration::from_secs(120)),
         unbilled_errors: unbilled
-            .unwrap_or_else(|| if is_official { UNBILLED_BY_OFFICIAL_HOSTS.to_vec() } else { Vec::new() }),
+            .unwrap_or_else(|| official.map_or_else(Vec::new, |official| official.unbilled.to_vec())),
     })
+}
+
+/// The kinds as a sentence names them.
+fn kinds() -> String {
+    let [openai, anthropic, gemini, simulated] = KINDS;
+    format!("\"{openai}\", \"{anthropic}\", \"{gemini}\" or \"{simulated}\"")
 }
 
 /// Keys that mean nothing for this kind.
@@ -143,9 +167,14 @@ fn base_url(p: &mut Problems, at: &Place, raw: &RawProvider, official: &str) -> 
     url.to_owned()
 }
 
-fn is_official(base_url: &str) -> bool {
-    let host = base_url.strip_prefix("https://").and_then(|rest| rest.split('/').next());
-    matches!(host, Some("api.openai.com" | "api.anthropic.com"))
+fn official(base_url: &str) -> Option<&'static Official> {
+    let host = base_url.strip_prefix("https://")?.split('/').next()?;
+    OFFICIAL.iter().find(|official| official.host == host)
+}
+
+/// OpenAI itself, not one of those that speak its dialect.
+fn is_openai(base_url: &str) -> bool {
+    official(base_url).is_some_and(|official| official.host == "api.openai.com")
 }
 
 /// Where the key is; an official host takes its usual variable where nothing is said.
@@ -174,9 +203,8 @@ fn key_source(
             KeySource::Env(name.clone())
         }
         (None, Some(path)) => KeySource::File(keys::beside(folder, path)),
-        (None, None) if !is_official(base_url) => KeySource::NotNeeded,
-        (None, None) if base_url.contains("anthropic") => KeySource::Env("ANTHROPIC_API_KEY".to_owned()),
-        (None, None) => KeySource::Env("OPENAI_API_KEY".to_owned()),
+        (None, None) => official(base_url)
+            .map_or(KeySource::NotNeeded, |official| KeySource::Env(official.key_env.to_owned())),
     }
 }
 
@@ -184,7 +212,7 @@ fn max_tokens_field(p: &mut Problems, at: &Place, raw: &RawProvider, base_url: &
     match raw.max_tokens_field.as_deref() {
         Some("max_tokens") => MaxTokensField::MaxTokens,
         Some("max_completion_tokens") => MaxTokensField::MaxCompletionTokens,
-        None if is_official(base_url) => MaxTokensField::MaxCompletionTokens,
+        None if is_openai(base_url) => MaxTokensField::MaxCompletionTokens,
         None => MaxTokensField::MaxTokens,
         Some(_) => {
             p.add(at, "max_tokens_field", "must be \"max_tokens\" or \"max_completion_tokens\"");
@@ -271,6 +299,9 @@ fn model(
     let kind = provider.map(|provider| &provider.kind);
     let is_anthropic = matches!(kind, Some(ProviderKind::Anthropic { .. }));
     let prices = prices(p, at, raw, is_anthropic, warnings);
+    if let (Some(ProviderKind::Gemini { .. }), Some(wire_name)) = (kind, &wire_name) {
+        path_name(p, at, raw, wire_name);
+    }
     let (id, wire_name, kind) = (id?, wire_name?, kind?);
     Some(Offer {
         id: id.into(),
@@ -284,13 +315,25 @@ fn model(
         serves: raw.serves.clone().unwrap_or_default(),
         tokenizer: raw.tokenizer.unwrap_or_else(|| match kind {
             // Only where the tokenizer is known to be byte-level BPE do bytes bound the bill.
-            ProviderKind::OpenAi { base_url, .. } if is_official(base_url) => Tokenizer::Bytes,
+            ProviderKind::OpenAi { base_url, .. } if is_openai(base_url) => Tokenizer::Bytes,
             ProviderKind::Simulated(_) => Tokenizer::Bytes,
             _ => Tokenizer::Unknown,
         }),
         timeout: provider.map_or(Duration::from_secs(120), |provider| provider.timeout),
         simulated: matches!(kind, ProviderKind::Simulated(_)),
     })
+}
+
+/// Gemini's name for a model is a part of the address, so that a slash or a question mark in it would
+/// ask something else.
+fn path_name(p: &mut Problems, at: &Place, raw: &RawModel, name: &str) {
+    let key = if raw.name.is_some() { "name" } else { "id" };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if let Some(bare) = name.strip_prefix("models/") {
+        p.add(at, key, format!("is written without models/ here: \"{bare}\""));
+    } else if !name.chars().all(is_plain) || name.starts_with('.') {
+        p.add(at, key, "must be letters, digits, `.`, `-` or `_` for a model at gemini; set `name`");
+    }
 }
 
 /// The prices, or `None` when input or output has none: unknown is not free.

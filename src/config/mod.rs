@@ -182,6 +182,13 @@ pub enum ProviderKind {
         /// The key.
         api_key: ApiKey,
     },
+    /// Google's contents.
+    Gemini {
+        /// Without a slash at the end, and without `/v1beta`.
+        base_url: String,
+        /// The key.
+        api_key: ApiKey,
+    },
     /// Nobody: answers are made up.
     Simulated(Simulated),
 }
@@ -191,7 +198,9 @@ impl ProviderKind {
     #[must_use]
     pub fn api_key(&self) -> Option<&ApiKey> {
         match self {
-            Self::OpenAi { api_key, .. } | Self::Anthropic { api_key, .. } => Some(api_key),
+            Self::OpenAi { api_key, .. } | Self::Anthropic { api_key, .. } | Self::Gemini { api_key, .. } => {
+                Some(api_key)
+            }
             Self::Simulated(_) => None,
         }
     }

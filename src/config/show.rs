@@ -193,6 +193,11 @@ fn provider(provider: &ProviderConfig) -> RawProvider {
             raw.base_url = Some(base_url.clone());
             set_key(&mut raw, api_key);
         }
+        ProviderKind::Gemini { base_url, api_key } => {
+            raw.kind = Some("gemini".to_owned());
+            raw.base_url = Some(base_url.clone());
+            set_key(&mut raw, api_key);
+        }
         ProviderKind::Simulated(simulated) => {
             raw.kind = Some("simulated".to_owned());
             raw.simulated = Some(RawSimulated {

@@ -23,6 +23,14 @@ fn with(extra: &str) -> String {
     )
 }
 
+/// The same with a model at Gemini; `extra` is its last key.
+fn gemini(extra: &str) -> String {
+    format!(
+        "[[provider]]\nid = \"g\"\nkind = \"gemini\"\n\
+         [[model]]\nid = \"m\"\nprovider = \"g\"\ntier = \"small\"\ncontext_tokens = 1000\nmax_output_tokens = 100\n{extra}\n"
+    )
+}
+
 #[rstest]
 #[case("[store\n", "outlay.toml:1: not valid TOML: ")]
 #[case("[stor]\n", "outlay.toml:1: `stor` is not a key that outlay knows; did you mean `store`?")]
@@ -62,9 +70,24 @@ fn with(extra: &str) -> String {
 #[case("[[provider]]\nid = \"p\"\n", "outlay.toml:1: [[provider]] \"p\": kind is missing")]
 #[case("[[provider]]\nkind = \"simulated\"\n", "outlay.toml:1: [[provider]]: id is missing")]
 #[case(
-    "[[provider]]\nid = \"g\"\nkind = \"gemini\"\n",
-    "outlay.toml:3: [[provider]] \"g\": kind \"gemini\" is not yet supported"
+    "[[provider]]\nid = \"g\"\nkind = \"gemeni\"\n",
+    "outlay.toml:3: [[provider]] \"g\": kind must be \"openai\", \"anthropic\", \"gemini\" or \"simulated\", not \"gemeni\"; did you mean `gemini`?"
 )]
+#[case(
+    "[[provider]]\nid = \"g\"\nkind = \"gemini\"\nbase_url = \"https://generativelanguage.googleapis.com/v1beta/\"\n",
+    "outlay.toml:4: [[provider]] \"g\": base_url must end before /v1beta, which outlay adds itself"
+)]
+#[case(
+    "[[provider]]\nid = \"g\"\nkind = \"gemini\"\nmax_tokens_field = \"max_tokens\"\n",
+    "max_tokens_field means nothing for a provider of this kind"
+)]
+#[case(
+    "[[provider]]\nid = \"g\"\nkind = \"gemini\"\napi_key_env = \"AIza-secret\"\n",
+    "outlay.toml:4: [[provider]] \"g\": api_key_env must be the name of an environment variable"
+)]
+#[case(&gemini("name = \"models/gemini-2.5-flash\""), "outlay.toml:10: [[model]] \"m\": name is written without models/ here: \"gemini-2.5-flash\"")]
+#[case(&gemini("name = \"a/b?x\""), "outlay.toml:10: [[model]] \"m\": name must be letters, digits, `.`, `-` or `_`")]
+#[case(&gemini("").replace("\"m\"", "\"m 1\""), "outlay.toml:5: [[model]] \"m 1\": id must be letters, digits, `.`, `-` or `_`")]
 #[case("[[provider]]\nid = \"g\"\nkind = \"opnai\"\n", "not \"opnai\"; did you mean `openai`?")]
 #[case(
     "[[provider]]\nid = \"p\"\nkind = \"openai\"\nrequests_per_minute = 0\n",
@@ -172,7 +195,7 @@ fn what_is_wrong_is_named_by_file_line_table_and_key(#[case] text: &str, #[case]
 
 #[test]
 fn everything_wrong_is_said_at_once_in_the_order_of_the_file() {
-    let text = "[store]\nurl = 1\nurk = 2\n[[project]]\nid = \"a\"\n[[provider]]\nid = \"g\"\nkind = \"gemini\"\ntimeout = \"x\"\n";
+    let text = "[store]\nurl = 1\nurk = 2\n[[project]]\nid = \"a\"\n[[provider]]\nid = \"g\"\nkind = \"gemeni\"\ntimeout = \"x\"\n";
     let lines = parse(text).expect_err("refused").0;
     let places: Vec<_> = lines.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
     let expected = ["outlay.toml:2:", "outlay.toml:3:", "outlay.toml:4:", "outlay.toml:8:", "outlay.toml:9:"];
@@ -182,6 +205,7 @@ fn everything_wrong_is_said_at_once_in_the_order_of_the_file() {
 #[rstest]
 #[case(include_str!("../../examples/openai.toml"), 3, Tokenizer::Bytes)]
 #[case(include_str!("../../examples/anthropic.toml"), 3, Tokenizer::Unknown)]
+#[case(include_str!("../../examples/gemini.toml"), 2, Tokenizer::Unknown)]
 #[case(include_str!("../../examples/ollama.toml"), 2, Tokenizer::Bytes)]
 fn the_examples_are_right(#[case] text: &str, #[case] models: usize, #[case] tokenizer: Tokenizer) {
     let config = parse(text).unwrap_or_else(|error| panic!("{error}"));
@@ -232,6 +256,7 @@ fn the_keys_that_the_built_in_configuration_only_mentions_exist() {
 #[case(DEFAULT_TOML)]
 #[case(include_str!("../../examples/openai.toml"))]
 #[case(include_str!("../../examples/anthropic.toml"))]
+#[case(include_str!("../../examples/gemini.toml"))]
 #[case(include_str!("../../examples/fleet.toml"))]
 #[case(FULL)]
 fn what_is_shown_can_be_read_again(#[case] text: &str) {
@@ -277,6 +302,9 @@ timeout = "120s"
 [[provider]]
 id = "claude"
 kind = "anthropic"
+[[provider]]
+id = "google"
+kind = "gemini"
 [[provider]]
 id = "local"
 kind = "openai"
@@ -343,6 +371,12 @@ fn a_full_configuration_means_what_it_says() {
     assert_eq!(
         api_key.require().expect_err("not set"),
         "no API key: set the environment variable OPENAI_API_KEY"
+    );
+    let google = config.provider(&"google".into()).expect("listed");
+    let ProviderKind::Gemini { base_url, api_key } = &google.kind else { panic!("{google:?}") };
+    assert_eq!(
+        (base_url.as_str(), google.unbilled_errors.as_slice(), &api_key.source),
+        ("https://generativelanguage.googleapis.com", &[500][..], &KeySource::Env("GEMINI_API_KEY".into()))
     );
     let local = config.provider(&"local".into()).expect("listed");
     let ProviderKind::OpenAi { base_url, max_tokens_field, api_key } = &local.kind else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outlay_loadtest::provider::{Fault, Rule};
 use serde_json::{Value, json};
 
-use crate::support::desk::{Desk, nano, shared_data, sorted_ids};
+use crate::support::desk::{Desk, nano, same_answer, shared_data, sorted_ids};
 
 /// About 700 of 2,000 jobs fit: calls stop, the rest is parked, and raising the cap finishes it.
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +139,9 @@ async fn close_presumed(desk: &Desk) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_parks_the_jobs_and_spends_nothing() {
     let desk = Desk::start(|_| {}).await;
-    let address = refuse_every_key().await;
+    let body =
+        r#"{"error":{"message":"no such key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+    let address = same_answer("401 Unauthorized", body).await;
     desk.jobs("jobs.jsonl", 50);
     desk.write("outlay.toml", desk.read("outlay.toml").replace(&desk.provider.base_url(), &address));
     let ended = desk.run(&["run", "jobs.jsonl", "-o", "out.jsonl"]).await;
@@ -148,29 +150,6 @@ async fn a_refused_key_parks_the_jobs_and_spends_nothing() {
     assert!(ended.stderr.contains("50 parked"), "{}", ended.stderr);
     assert_eq!(desk.spent_and_presumed().await, (0, 0));
     desk.assert_books_in_order().await;
-}
-
-/// A server that answers every request as OpenAI answers an unknown key.
-async fn refuse_every_key() -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let body = r#"{"error":{"message":"no such key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
-                let head = format!(
-                    "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                    body.len()
-                );
-                let mut request = [0; 4096];
-                let read = stream.read(&mut request).await.expect("a request");
-                assert!(read > 0, "the request is empty");
-                stream.write_all((head + body).as_bytes()).await.expect("an answer");
-            });
-        }
-    });
-    address
 }
 
 /// The real messages, where the shared data is there: one result each, spend by model, clean books.

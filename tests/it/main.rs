@@ -7,6 +7,7 @@ mod conformance;
 mod e2e;
 mod embedded;
 mod escalate;
+mod gemini;
 mod kill;
 mod model;
 mod rabbit;

@@ -8,9 +8,10 @@ use super::{
     config::ProviderConfig,
     draw::{Draw, Purpose, hash_str},
     fault::{Fault, Rule},
+    gemini,
     limit::{Admission, Headroom, Limiter},
     price::{Price, Tokens},
-    reply::{Answer, Problem, response, retry_after},
+    reply::{Answer, Problem, refusal, response},
     text,
     wire::{Dialect, Prompt, Request},
 };
@@ -26,6 +27,7 @@ use std::{
 
 /// Input tokens beyond the body's own bytes that a careful client still allows for.
 const OVERBILL_MARGIN_TOKENS: u64 = 2_048;
+const TOO_FAST: &str = "Rate limit reached: please try again later.";
 
 /// What is left to do for a call once it is in the book.
 pub(crate) struct Plan {
@@ -87,9 +89,19 @@ impl Provider {
         Ok(())
     }
 
-    /// Decides a call and writes it into the book.
-    pub(crate) fn take(&self, dialect: Dialect, attempt_id: Option<&str>, body: &[u8]) -> Plan {
-        let request = match Request::parse(dialect, body) {
+    /// Decides a call and writes it into the book; `model` is named where the path has it.
+    pub(crate) fn take(
+        &self,
+        dialect: Dialect,
+        model: Option<&str>,
+        attempt_id: Option<&str>,
+        body: &[u8],
+    ) -> Plan {
+        let parsed = match model {
+            Some(model) => gemini::request(model, body),
+            None => Request::parse(dialect, body),
+        };
+        let request = match parsed {
             Ok(request) => request,
             Err(message) => return self.unreadable(dialect, attempt_id, &Problem::bad_request(message)),
         };
@@ -125,25 +137,25 @@ impl Provider {
             charge: None,
             outcome: Outcome::BadRequest,
         });
-        refusal(dialect, seq, problem)
+        refused(dialect, seq, problem)
     }
 
     fn refuse(&self, call: &Call<'_>, problem: &Problem, outcome: Outcome) -> Plan {
         let seq = self.book.record(&call.entry(&call.request.model, None, outcome));
-        refusal(call.dialect, seq, problem)
+        refused(call.dialect, seq, problem)
     }
 
     fn over_limit(&self, call: &Call<'_>, admission: Admission, headroom: &Headroom) -> Plan {
-        let problem = Problem::rate_limited(match admission {
-            Admission::TooLarge => "Request too large: it exceeds the limit of tokens by itself.",
-            _ => "Rate limit reached: please try again later.",
-        });
+        let problem = match admission {
+            Admission::TooLarge => {
+                Problem::rate_limited("Request too large: it exceeds the limit of tokens by itself.")
+            }
+            Admission::Wait(wait) => Problem::rate_limited(TOO_FAST).after(wait),
+            Admission::Go => Problem::rate_limited(TOO_FAST),
+        };
         let mut plan = self.refuse(call, &problem, Outcome::OverLimit);
         if let Ending::Reply(response) = &mut plan.ending {
             announce(response, headroom, call.dialect);
-            if let Admission::Wait(wait) = admission {
-                retry_after(response, wait);
-            }
         }
         plan
     }
@@ -166,7 +178,7 @@ impl Provider {
             }
             _ => (call.request.model.as_ref(), price),
         };
-        let problem = fault.and_then(problem_of);
+        let problem = fault.and_then(|fault| problem_of(config, fault));
         let billed = match fault {
             Some(Fault::RateLimited) => false,
             _ => problem.is_none() || config.faults.bill_errors,
@@ -175,9 +187,10 @@ impl Provider {
         let outcome = fault.map_or(Outcome::Answered, Outcome::Fault);
         let seq = self.book.record(&call.entry(model, charge, outcome));
 
+        let thoughts = (tokens.output as f64 * config.thinking_share) as u64;
         let mut plan = match (fault, problem) {
             (Some(Fault::Hang), _) => return Plan { delay: None, ending: Ending::Hang },
-            (_, Some(problem)) => refusal(call.dialect, seq, &problem),
+            (_, Some(problem)) => refused(call.dialect, seq, &problem),
             _ => Plan {
                 delay: None,
                 ending: ending_of(
@@ -186,9 +199,10 @@ impl Provider {
                     &Answer {
                         seq,
                         model,
-                        text: &call.text(config, rule, tokens, cut_short),
+                        text: &call.text(config, rule, tokens.output.saturating_sub(thoughts), cut_short),
                         cut_short,
                         usage: (fault != Some(Fault::NoUsage)).then_some(tokens),
+                        thoughts,
                     },
                 ),
             },
@@ -199,9 +213,6 @@ impl Provider {
         }
         if let Ending::Reply(response) = &mut plan.ending {
             announce(response, headroom, call.dialect);
-            if fault == Some(Fault::RateLimited) {
-                retry_after(response, Duration::from_millis(config.faults.retry_after_ms));
-            }
         }
         plan
     }
@@ -280,12 +291,23 @@ impl Call<'_> {
         (tokens, cut_short)
     }
 
-    fn text(&self, config: &ProviderConfig, rule: Option<&Rule>, tokens: Tokens, cut_short: bool) -> String {
-        rule.and_then(|rule| rule.answer.clone()).unwrap_or_else(|| {
-            let format = self.request.response_format;
-            let broken = cut_short || self.is_broken(config);
-            text::answer(tokens.output, broken, format, config.seed, self.prompt.hash.0)
-        })
+    /// The words of the answer; none where thinking has used up all of it.
+    fn text(
+        &self,
+        config: &ProviderConfig,
+        rule: Option<&Rule>,
+        shown_tokens: u64,
+        cut_short: bool,
+    ) -> String {
+        match rule.and_then(|rule| rule.answer.clone()) {
+            Some(answer) => answer,
+            None if shown_tokens == 0 => String::new(),
+            None => {
+                let shape = self.request.shape();
+                let broken = cut_short || self.is_broken(config);
+                text::answer(shown_tokens, broken, shape, config.seed, self.prompt.hash.0)
+            }
+        }
     }
 
     /// Whether this model answers this prompt with JSON that breaks off.
@@ -314,9 +336,12 @@ fn ending_of(call: &Call<'_>, fault: Option<Fault>, answer: &Answer<'_>) -> Endi
 }
 
 /// The error that a fault shows, if it shows one.
-fn problem_of(fault: Fault) -> Option<Problem> {
+fn problem_of(config: &ProviderConfig, fault: Fault) -> Option<Problem> {
     match fault {
-        Fault::RateLimited => Some(Problem::rate_limited("Rate limit reached: please try again later.")),
+        Fault::RateLimited => {
+            let wait = Duration::from_millis(config.faults.retry_after_ms);
+            Some(Problem::rate_limited(TOO_FAST).after(wait))
+        }
         Fault::ServerError => Some(Problem::server_error()),
         Fault::Unavailable => Some(Problem::unavailable()),
         Fault::Overloaded => Some(Problem::overloaded()),
@@ -330,9 +355,8 @@ fn problem_of(fault: Fault) -> Option<Problem> {
     }
 }
 
-fn refusal(dialect: Dialect, seq: u64, problem: &Problem) -> Plan {
-    let body = Body::whole(problem.json(dialect, seq));
-    Plan { delay: None, ending: Ending::Reply(response(dialect, problem.status, seq, body)) }
+fn refused(dialect: Dialect, seq: u64, problem: &Problem) -> Plan {
+    Plan { delay: None, ending: Ending::Reply(refusal(dialect, seq, problem)) }
 }
 
 fn announce(response: &mut Response<Body>, headroom: &Headroom, dialect: Dialect) {

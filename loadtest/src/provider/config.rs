@@ -25,6 +25,9 @@ pub struct ProviderConfig {
     /// Share of the prompts, 0 to 1, that each model answers with broken JSON where JSON is asked for.
     /// The same model breaks the same prompt again, and another one need not.
     pub invalid_output: BTreeMap<String, f64>,
+    /// Share of the output, 0 to 1, that is thought: billed like the rest and not shown (rounded down
+    /// to tokens).
+    pub thinking_share: f64,
     /// How long answers are.
     pub output: Output,
     /// How long they take.
@@ -46,6 +49,7 @@ impl Default for ProviderConfig {
             default_price: Some(Price { input: 250_000, cached_input: 25_000, output: 2_000_000 }),
             cached_input_share: 0.0,
             invalid_output: BTreeMap::new(),
+            thinking_share: 0.0,
             output: Output::default(),
             latency: Latency::default(),
             faults: Faults::default(),
@@ -156,6 +160,7 @@ impl ProviderConfig {
         }
         let shares = [
             ("cached_input_share", self.cached_input_share),
+            ("thinking_share", self.thinking_share),
             ("latency.stall_share", self.latency.stall_share),
             ("sum of faults.rates", self.faults.rates.values().sum()),
         ];
@@ -223,6 +228,7 @@ mod tests {
             (r#"{"sede": 1}"#, "sede"),
             (r#"{"latency": {"base": 1}}"#, "base"),
             (r#"{"latency": {"base_ms": -1}}"#, "latency.base_ms"),
+            (r#"{"thinking_share": 1.5}"#, "thinking_share"),
             (r#"{"latency": {"stall_share": 1.5}}"#, "latency.stall_share"),
             (r#"{"faults": {"rates": {"hang": 0.6, "drop": 0.6}}}"#, "faults.rates"),
             (r#"{"faults": {"rates": {"hang": -0.6, "drop": 0.7}}}"#, "faults.rates"),

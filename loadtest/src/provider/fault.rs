@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// 429 with `retry-after` and `retry-after-ms`; not billed.
+    /// 429 with `retry-after` and `retry-after-ms`, at Gemini with `RetryInfo`; not billed.
     RateLimited,
     /// 500 with the provider's error body; not billed unless [`Faults::bill_errors`].
     ServerError,
     /// 503 with the provider's error body; not billed unless [`Faults::bill_errors`].
     Unavailable,
-    /// 529 with the provider's error body; not billed unless [`Faults::bill_errors`].
+    /// 529 (503 at Gemini, which has no 529) with the provider's error body; not billed unless [`Faults::bill_errors`].
     Overloaded,
     /// Billed, then no answer for as long as the client waits.
     Hang,
@@ -22,7 +22,7 @@ pub enum Fault {
     Drop,
     /// Billed, then the connection is closed in the middle of the answer's body.
     Cut,
-    /// Billed; a 200 without `usage`.
+    /// Billed; a 200 without `usage` or `usageMetadata`.
     NoUsage,
     /// Billed; a 200 whose JSON breaks off, with a correct `content-length`.
     Garbled,

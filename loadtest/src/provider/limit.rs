@@ -129,6 +129,10 @@ impl Bucket {
 impl Headroom {
     /// Header names and values, in the provider's own units.
     pub(crate) fn headers(&self, dialect: Dialect) -> Vec<(String, String)> {
+        if dialect == Dialect::Gemini {
+            // Google announces nothing before it refuses.
+            return Vec::new();
+        }
         let both = [("requests", self.requests), ("tokens", self.tokens)];
         let mut headers = Vec::new();
         for (kind, level) in both {
@@ -137,7 +141,7 @@ impl Headroom {
                 Dialect::OpenAi => {
                     (|part, kind| format!("x-ratelimit-{part}-{kind}"), go_duration(level.full_after))
                 }
-                Dialect::Anthropic => (
+                Dialect::Anthropic | Dialect::Gemini => (
                     |part, kind| format!("anthropic-ratelimit-{kind}-{part}"),
                     rfc3339(self.at, level.full_after),
                 ),
@@ -215,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_both_wires() {
+    fn headers_of_each_wire() {
         let wall = "2026-11-21T09:30:00.5Z".parse().expect("a time");
         let start = Now { wall, ..now() };
         let (_, headroom) = limiter(Some(120), Some(6_000), start).admit(40, start);
@@ -234,6 +238,7 @@ mod tests {
         assert_eq!(anthropic[0].0, "anthropic-ratelimit-requests-limit");
         assert_eq!(anthropic[5].0, "anthropic-ratelimit-tokens-reset");
         assert_eq!(anthropic[5].1, "2026-11-21T09:30:01Z");
+        assert!(headroom.headers(Dialect::Gemini).is_empty());
     }
 
     #[test]

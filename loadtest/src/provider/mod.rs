@@ -1,5 +1,5 @@
-//! A provider simulator: an HTTP server on loopback that answers like OpenAI and Anthropic, fails as
-//! told, and writes every call into its own bill book.
+//! A provider simulator: an HTTP server on loopback that answers like OpenAI, Anthropic and Gemini, fails
+//! as told, and writes every call into its own bill book.
 //!
 //! It never asks outlay anything and knows nothing of budgets: prices are given to it. A bill is
 //! written before the first byte of its answer, and before any delay, because a real provider charges
@@ -15,6 +15,7 @@ mod clock;
 mod config;
 mod draw;
 mod fault;
+mod gemini;
 mod limit;
 mod price;
 mod reply;

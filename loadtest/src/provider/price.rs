@@ -18,7 +18,7 @@ pub struct Price {
 /// Tokens of one call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// All input tokens, cached ones included (as OpenAI counts; Anthropic excludes them).
+    /// All input tokens, cached ones included (as OpenAI and Gemini count; Anthropic excludes them).
     pub input: u64,
     /// How many of `input` were read from the cache.
     pub cached_input: u64,

@@ -1,7 +1,7 @@
 //! Answers and errors in the words of each wire. Bodies are formatted straight into one string: a tree
 //! of JSON values per answer would cost more than everything else a call does.
 
-use super::{body::Body, price::Tokens, wire::Dialect};
+use super::{body::Body, gemini, price::Tokens, wire::Dialect};
 use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
@@ -19,6 +19,8 @@ pub(crate) struct Answer<'a> {
     /// The asked maximum ended it.
     pub(crate) cut_short: bool,
     pub(crate) usage: Option<Tokens>,
+    /// How many of the output tokens were thoughts.
+    pub(crate) thoughts: u64,
 }
 
 impl Answer<'_> {
@@ -26,6 +28,7 @@ impl Answer<'_> {
         match dialect {
             Dialect::OpenAi => self.openai(),
             Dialect::Anthropic => self.anthropic(),
+            Dialect::Gemini => gemini::answer(self),
         }
     }
 
@@ -34,9 +37,9 @@ impl Answer<'_> {
         let finish = if self.cut_short { "length" } else { "stop" };
         let usage = self.usage.map_or_else(String::new, |tokens| {
             let Tokens { input, cached_input, output } = tokens;
-            let total = input.saturating_add(output);
+            let (total, thoughts) = (input.saturating_add(output), self.thoughts);
             format!(
-                r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached_input}}},"completion_tokens_details":{{"reasoning_tokens":0}}}}"#
+                r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached_input}}},"completion_tokens_details":{{"reasoning_tokens":{thoughts}}}}}"#
             )
         });
         format!(
@@ -61,13 +64,16 @@ impl Answer<'_> {
     }
 }
 
-/// An error as both wires name it.
+/// An error as each wire names it.
 #[derive(Clone)]
 pub(crate) struct Problem {
-    pub(crate) status: StatusCode,
+    status: StatusCode,
     openai: (&'static str, Option<&'static str>),
     anthropic: &'static str,
-    message: Cow<'static, str>,
+    pub(super) gemini: &'static str,
+    pub(super) message: Cow<'static, str>,
+    /// When the client may come back.
+    pub(super) wait: Option<Duration>,
 }
 
 impl Problem {
@@ -75,52 +81,68 @@ impl Problem {
         status: StatusCode,
         openai: (&'static str, Option<&'static str>),
         anthropic: &'static str,
+        gemini: &'static str,
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, openai, anthropic, message: message.into() }
+        Self { status, openai, anthropic, gemini, message: message.into(), wait: None }
+    }
+
+    /// The same, with the time after which to come back.
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..self }
+    }
+
+    /// Its status; Google knows no 529.
+    pub(crate) fn status(&self, dialect: Dialect) -> StatusCode {
+        match dialect {
+            Dialect::Gemini if self.status.as_u16() == 529 => StatusCode::SERVICE_UNAVAILABLE,
+            _ => self.status,
+        }
     }
 
     pub(crate) fn bad_request(message: String) -> Self {
         let kind = "invalid_request_error";
-        Self::new(StatusCode::BAD_REQUEST, (kind, None), kind, message)
+        Self::new(StatusCode::BAD_REQUEST, (kind, None), kind, "INVALID_ARGUMENT", message)
     }
 
     pub(crate) fn too_large() -> Self {
         let openai = ("invalid_request_error", Some("request_too_large"));
         let message = "The request is larger than this server reads.";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, openai, "request_too_large", message)
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, openai, "request_too_large", "INVALID_ARGUMENT", message)
     }
 
     pub(crate) fn unknown_model(model: &str) -> Self {
         let openai = ("invalid_request_error", Some("model_not_found"));
         let message = format!("The model `{model}` does not exist here: it has no price.");
-        Self::new(StatusCode::NOT_FOUND, openai, "not_found_error", message)
+        Self::new(StatusCode::NOT_FOUND, openai, "not_found_error", "NOT_FOUND", message)
     }
 
     pub(crate) fn not_found() -> Self {
         let openai = ("invalid_request_error", Some("unknown_url"));
-        Self::new(StatusCode::NOT_FOUND, openai, "not_found_error", "No such path or method.")
+        Self::new(StatusCode::NOT_FOUND, openai, "not_found_error", "NOT_FOUND", "No such path or method.")
     }
 
     pub(crate) fn rate_limited(message: &'static str) -> Self {
         let openai = ("requests", Some("rate_limit_exceeded"));
-        Self::new(StatusCode::TOO_MANY_REQUESTS, openai, "rate_limit_error", message)
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, openai, "rate_limit_error", "RESOURCE_EXHAUSTED", message)
     }
 
     pub(crate) fn server_error() -> Self {
         let message = "The server had an error while processing your request.";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ("server_error", None), "api_error", message)
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, ("server_error", None), "api_error", "INTERNAL", message)
     }
 
     pub(crate) fn unavailable() -> Self {
         let openai = ("service_unavailable_error", None);
         let message = "The engine is not ready yet.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, openai, "api_error", message)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, openai, "api_error", "UNAVAILABLE", message)
     }
 
     pub(crate) fn overloaded() -> Self {
         let status = StatusCode::from_u16(529).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        Self::new(status, ("overloaded_error", None), "overloaded_error", "Overloaded")
+        Self::new(status, ("overloaded_error", None), "overloaded_error", "UNAVAILABLE", "Overloaded")
     }
 
     pub(crate) fn json(&self, dialect: Dialect, seq: u64) -> String {
@@ -137,6 +159,7 @@ impl Problem {
                     r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}},"request_id":"req_{seq}"}}"#
                 )
             }
+            Dialect::Gemini => gemini::problem(self),
         }
     }
 }
@@ -148,18 +171,31 @@ pub(crate) fn response(dialect: Dialect, status: StatusCode, seq: u64, body: Bod
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let request_id = match dialect {
-        Dialect::OpenAi => HeaderName::from_static("x-request-id"),
-        Dialect::Anthropic => HeaderName::from_static("request-id"),
+        Dialect::OpenAi => Some(HeaderName::from_static("x-request-id")),
+        Dialect::Anthropic => Some(HeaderName::from_static("request-id")),
+        // It is in the body.
+        Dialect::Gemini => None,
     };
-    if let Ok(value) = HeaderValue::from_str(&format!("req_{seq}")) {
-        headers.insert(request_id, value);
+    if let (Some(name), Ok(value)) = (request_id, HeaderValue::from_str(&format!("req_{seq}"))) {
+        headers.insert(name, value);
+    }
+    response
+}
+
+/// The whole response to a call that is refused.
+pub(crate) fn refusal(dialect: Dialect, seq: u64, problem: &Problem) -> Response<Body> {
+    let body = Body::whole(problem.json(dialect, seq));
+    let mut response = response(dialect, problem.status(dialect), seq, body);
+    // Google says it in the body.
+    if let (Some(wait), Dialect::OpenAi | Dialect::Anthropic) = (problem.wait, dialect) {
+        retry_after(&mut response, wait);
     }
     response
 }
 
 /// Asks the client to come back after `wait`: in milliseconds, and for those who only read the standard
 /// header in whole seconds, rounded up.
-pub(crate) fn retry_after(response: &mut Response<Body>, wait: Duration) {
+fn retry_after(response: &mut Response<Body>, wait: Duration) {
     let ms = wait.as_nanos().div_ceil(1_000_000);
     let headers = response.headers_mut();
     for (name, value) in [("retry-after-ms", ms), ("retry-after", ms.div_ceil(1_000))] {
@@ -214,17 +250,27 @@ mod tests {
             text: "x",
             cut_short: true,
             usage: Some(Tokens { input: 10, cached_input: 4, output: 3 }),
+            thoughts: 2,
         };
         let parse = |dialect| serde_json::from_str::<Value>(&answer.json(dialect)).expect("JSON");
         let openai = parse(Dialect::OpenAi);
         assert_eq!(openai["usage"]["prompt_tokens"], 10);
         assert_eq!(openai["usage"]["prompt_tokens_details"]["cached_tokens"], 4);
         assert_eq!(openai["usage"]["total_tokens"], 13);
+        assert_eq!(openai["usage"]["completion_tokens_details"]["reasoning_tokens"], 2);
         assert_eq!(openai["choices"][0]["finish_reason"], "length");
         let anthropic = parse(Dialect::Anthropic);
         assert_eq!(anthropic["usage"]["input_tokens"], 6);
         assert_eq!(anthropic["usage"]["cache_read_input_tokens"], 4);
+        assert_eq!(anthropic["usage"]["output_tokens"], 3);
         assert_eq!(anthropic["stop_reason"], "max_tokens");
+        let gemini = parse(Dialect::Gemini);
+        let usage = json!({
+            "promptTokenCount": 10, "cachedContentTokenCount": 4, "candidatesTokenCount": 1,
+            "thoughtsTokenCount": 2, "totalTokenCount": 13,
+        });
+        assert_eq!((&gemini["usageMetadata"], &gemini["modelVersion"]), (&usage, &json!("m")));
+        assert_eq!(gemini["candidates"][0]["finishReason"], "MAX_TOKENS");
     }
 
     #[test]
@@ -235,6 +281,9 @@ mod tests {
         let anthropic = parse(Dialect::Anthropic);
         assert_eq!(anthropic["error"]["type"], "not_found_error");
         assert_eq!(anthropic["request_id"], json!("req_3"));
-        assert_eq!(Problem::overloaded().status.as_u16(), 529);
+        let gemini = &parse(Dialect::Gemini)["error"];
+        assert_eq!((&gemini["code"], &gemini["status"]), (&json!(404), &json!("NOT_FOUND")));
+        assert_eq!(Problem::overloaded().status(Dialect::Anthropic).as_u16(), 529);
+        assert_eq!(Problem::overloaded().status(Dialect::Gemini).as_u16(), 503);
     }
 }

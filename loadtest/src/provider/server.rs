@@ -6,7 +6,8 @@ use super::{
     book::{Bill, Book, Stats},
     call::{Ending, Plan, Provider},
     config::ProviderConfig,
-    reply::{CREATED, Problem, Quoted, response},
+    gemini,
+    reply::{CREATED, Problem, Quoted, refusal, response},
     wire::Dialect,
 };
 use anyhow::{Context, Result, ensure};
@@ -182,16 +183,20 @@ async fn converse(stream: TcpStream, provider: Arc<Provider>) {
 }
 
 async fn serve(provider: Arc<Provider>, request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let dialect = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/v1/chat/completions") => Dialect::OpenAi,
-        (&Method::POST, "/v1/messages") => Dialect::Anthropic,
+    let (head, body) = request.into_parts();
+    let (dialect, model) = match (&head.method, head.uri.path()) {
+        (&Method::POST, "/v1/chat/completions") => (Dialect::OpenAi, None),
+        (&Method::POST, "/v1/messages") => (Dialect::Anthropic, None),
+        (&Method::POST, path) => match gemini::model_in(path) {
+            Some(model) => (Dialect::Gemini, Some(model)),
+            None => return Ok(not_found()),
+        },
         (&Method::GET, path) => return Ok(report(&provider, path)),
         _ => return Ok(not_found()),
     };
-    let (head, body) = request.into_parts();
     let attempt_id = head.headers.get("x-client-request-id").and_then(|id| id.to_str().ok());
     let plan = match read(body).await? {
-        Some(body) => provider.take(dialect, attempt_id, &body),
+        Some(body) => provider.take(dialect, model, attempt_id, &body),
         None => provider.unreadable(dialect, attempt_id, &Problem::too_large()),
     };
     carry_out(plan).await
@@ -243,6 +248,7 @@ fn report(provider: &Provider, path: &str) -> Response<Body> {
         },
         "/bills" => Body::bills(Arc::clone(&provider.book)),
         "/v1/models" => Body::whole(models(&provider.config())),
+        "/v1beta/models" => Body::whole(gemini::models(&provider.config())),
         _ => return not_found(),
     };
     response(Dialect::OpenAi, StatusCode::OK, 0, body)
@@ -261,7 +267,5 @@ fn models(config: &ProviderConfig) -> String {
 }
 
 fn not_found() -> Response<Body> {
-    let problem = Problem::not_found();
-    let body = Body::whole(problem.json(Dialect::OpenAi, 0));
-    response(Dialect::OpenAi, problem.status, 0, body)
+    refusal(Dialect::OpenAi, 0, &Problem::not_found())
 }

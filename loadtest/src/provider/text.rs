@@ -63,6 +63,33 @@ const WORDS: [&str; 48] = [
 /// More words than this are billed but not written.
 const WORDS_MAX: u64 = 20_000;
 
+/// What an answer's text has to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Shape<'a> {
+    /// Any words.
+    #[default]
+    Words,
+    /// Any JSON object.
+    Object,
+    /// JSON by this schema.
+    Schema(&'a RawValue),
+}
+
+impl<'a> Shape<'a> {
+    /// A response format as OpenAI writes it; one that is unknown here asks for nothing.
+    pub(crate) fn of_response_format(format: &'a RawValue) -> Self {
+        let Ok(format) = serde_json::from_str::<Format<'a>>(format.get()) else {
+            return Self::Words;
+        };
+        let schema = format.json_schema.and_then(|named| named.schema);
+        match (format.kind.as_ref(), schema) {
+            ("json_schema", Some(schema)) => Self::Schema(schema),
+            ("json_schema" | "json_object", _) => Self::Object,
+            _ => Self::Words,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Format<'a> {
     #[serde(borrow, rename = "type", default)]
@@ -81,13 +108,13 @@ struct Named<'a> {
 pub(crate) fn answer(
     output_tokens: u64,
     cut_short: bool,
-    format: Option<&RawValue>,
+    shape: Shape<'_>,
     seed: u64,
     prompt_hash: u64,
 ) -> String {
     let mut draw = Draw::new(seed, prompt_hash, Purpose::Text);
     let words = sentences(output_tokens.min(WORDS_MAX), &mut draw);
-    let Some(value) = format.and_then(|raw| structured(raw, &words)) else {
+    let Some(value) = structured(shape, &words) else {
         return words;
     };
     let mut json = value.to_string();
@@ -99,17 +126,15 @@ pub(crate) fn answer(
     json
 }
 
-/// `None` where plain text was asked for, or a format that is unknown here.
-fn structured(format: &RawValue, words: &str) -> Option<Value> {
-    let format: Format<'_> = serde_json::from_str(format.get()).ok()?;
-    let schema = format.json_schema.and_then(|named| named.schema);
-    match (format.kind.as_ref(), schema) {
-        ("json_schema", Some(schema)) => {
+/// `None` where words are all that was asked for.
+fn structured(shape: Shape<'_>, words: &str) -> Option<Value> {
+    match shape {
+        Shape::Words => None,
+        Shape::Object => Some(serde_json::json!({ "answer": words })),
+        Shape::Schema(schema) => {
             let schema: Value = serde_json::from_str(schema.get()).ok()?;
             Some(schema::instance(&schema, words.to_owned()))
         }
-        ("json_schema" | "json_object", _) => Some(serde_json::json!({ "answer": words })),
-        _ => None,
     }
 }
 
@@ -138,7 +163,7 @@ fn sentences(words: u64, draw: &mut Draw) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::answer;
+    use super::{Shape, answer};
     use serde_json::{Value, value::RawValue};
 
     fn raw(json: &str) -> Box<RawValue> {
@@ -148,31 +173,32 @@ mod tests {
     #[test]
     fn as_many_words_as_tokens_and_the_same_ones_again() {
         for tokens in [1, 2, 40, 500] {
-            let text = answer(tokens, false, None, 1, 2);
+            let text = answer(tokens, false, Shape::Words, 1, 2);
             assert_eq!(text.split_whitespace().count() as u64, tokens, "{text}");
             assert!(text.ends_with('.') && text.starts_with(char::is_uppercase), "{text}");
-            assert_eq!(text, answer(tokens, false, None, 1, 2));
+            assert_eq!(text, answer(tokens, false, Shape::Words, 1, 2));
         }
-        assert_ne!(answer(40, false, None, 1, 2), answer(40, false, None, 1, 3));
+        assert_ne!(answer(40, false, Shape::Words, 1, 2), answer(40, false, Shape::Words, 1, 3));
     }
 
     #[test]
     fn structured_formats_give_valid_json() {
+        let answered =
+            |tokens, format: &RawValue| answer(tokens, false, Shape::of_response_format(format), 1, 2);
         let object = raw(r#"{"type":"json_object"}"#);
-        let parsed: Value = serde_json::from_str(&answer(40, false, Some(&object), 1, 2)).expect("JSON");
+        let parsed: Value = serde_json::from_str(&answered(40, &object)).expect("JSON");
         assert!(parsed["answer"].is_string());
         let schema = raw(r#"{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":
                {"type":"object","properties":{"urgent":{"type":"boolean"}},"required":["urgent"]}}}"#);
-        let parsed: Value = serde_json::from_str(&answer(40, false, Some(&schema), 1, 2)).expect("JSON");
+        let parsed: Value = serde_json::from_str(&answered(40, &schema)).expect("JSON");
         assert_eq!(parsed, serde_json::json!({"urgent": true}));
         let text = raw(r#"{"type":"text"}"#);
-        assert_eq!(answer(9, false, Some(&text), 1, 2), answer(9, false, None, 1, 2));
+        assert_eq!(answered(9, &text), answer(9, false, Shape::Words, 1, 2));
     }
 
     #[test]
     fn json_at_the_token_limit_breaks_off() {
-        let object = raw(r#"{"type":"json_object"}"#);
-        let text = answer(5, true, Some(&object), 1, 2);
+        let text = answer(5, true, Shape::Object, 1, 2);
         assert!(serde_json::from_str::<Value>(&text).is_err(), "{text}");
     }
 }

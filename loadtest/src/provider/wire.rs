@@ -1,7 +1,10 @@
 //! The part of a request that decides its answer, read in one pass and borrowed from the body: at tens
 //! of thousands of calls a second, a copy of every prompt would be the simulator's main work.
 
-use super::draw::{Fnv, PromptHash};
+use super::{
+    draw::{Fnv, PromptHash},
+    text::Shape,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -16,6 +19,8 @@ pub(crate) enum Dialect {
     OpenAi,
     /// `POST /v1/messages`
     Anthropic,
+    /// `POST /v1beta/models/{model}:generateContent`; read in `gemini`.
+    Gemini,
 }
 
 /// Fields that nobody here looks at are skipped unread.
@@ -24,28 +29,31 @@ pub(crate) struct Request<'a> {
     #[serde(borrow)]
     pub(crate) model: Cow<'a, str>,
     #[serde(borrow)]
-    messages: Vec<Message<'a>>,
+    pub(super) messages: Vec<Message<'a>>,
     /// Anthropic's system prompt, which OpenAI sends as a message; counted as one, so that a job has
     /// the same tokens on both wires.
     #[serde(borrow, default)]
-    system: Content<'a>,
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
+    pub(super) system: Content<'a>,
+    pub(super) max_tokens: Option<u64>,
+    pub(super) max_completion_tokens: Option<u64>,
     #[serde(borrow)]
-    pub(crate) response_format: Option<&'a RawValue>,
+    response_format: Option<&'a RawValue>,
+    /// What Gemini says in place of a response format.
+    #[serde(skip)]
+    pub(super) asked: Shape<'a>,
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     #[serde(borrow)]
-    role: Cow<'a, str>,
+    pub(super) role: Cow<'a, str>,
     #[serde(borrow, default)]
-    content: Content<'a>,
+    pub(super) content: Content<'a>,
 }
 
 /// A string, a list of parts, or nothing (an assistant's message that only calls tools).
 #[derive(Default)]
-enum Content<'a> {
+pub(super) enum Content<'a> {
     #[default]
     Empty,
     Text(Cow<'a, str>),
@@ -60,6 +68,24 @@ pub(crate) struct Prompt {
 }
 
 impl<'a> Request<'a> {
+    /// A request that was read by another rule, with all that this one leaves open.
+    pub(super) fn of(model: &'a str, messages: Vec<Message<'a>>) -> Self {
+        Self {
+            model: Cow::Borrowed(model),
+            messages,
+            system: Content::Empty,
+            max_tokens: None,
+            max_completion_tokens: None,
+            response_format: None,
+            asked: Shape::default(),
+        }
+    }
+
+    /// What the answer's text has to be.
+    pub(crate) fn shape(&self) -> Shape<'a> {
+        self.response_format.map_or(self.asked, Shape::of_response_format)
+    }
+
     /// Reads a body, or says what is wrong with it in the words of a 400.
     pub(crate) fn parse(dialect: Dialect, body: &'a [u8]) -> Result<Self, String> {
         let request: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;

@@ -118,6 +118,25 @@ pub struct Heard {
     pub stages: [jiff::Timestamp; 4],
 }
 
+impl Heard {
+    /// Reads a result that came just now, at `at`.
+    pub(super) fn read(body: &[u8], at: Instant) -> Result<Self> {
+        let came = jiff::Timestamp::now();
+        let result: serde_json::Value = serde_json::from_slice(body)?;
+        let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
+        let millis = result["timing"]["provider_ms"].as_u64().unwrap_or_default();
+        let stage =
+            |field: &str| result["timing"][field].as_str().and_then(|text| text.parse().ok()).unwrap_or(came);
+        Ok(Self {
+            id: text("id"),
+            status: text("status"),
+            provider: Duration::from_millis(millis),
+            at,
+            stages: [stage("queued_at"), stage("started_at"), stage("finished_at"), came],
+        })
+    }
+}
+
 impl Listener {
     /// Binds a queue of its own to everything; the exchange has to be declared.
     ///
@@ -155,19 +174,7 @@ impl Listener {
         };
         let at = Instant::now();
         let delivery = delivery.context("the broker went away")??;
-        let result: serde_json::Value = serde_json::from_slice(&delivery.data)?;
-        let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
-        let millis = result["timing"]["provider_ms"].as_u64().unwrap_or_default();
-        let came = jiff::Timestamp::now();
-        let stage =
-            |field: &str| result["timing"][field].as_str().and_then(|text| text.parse().ok()).unwrap_or(came);
-        Ok(Some(Heard {
-            id: text("id"),
-            status: text("status"),
-            provider: Duration::from_millis(millis),
-            at,
-            stages: [stage("queued_at"), stage("started_at"), stage("finished_at"), came],
-        }))
+        Ok(Some(Heard::read(&delivery.data, at)?))
     }
 
     /// Hears results until there are `n` different ones, each with how often it came.
@@ -192,6 +199,17 @@ impl Listener {
     pub async fn close(self) -> Result<()> {
         Ok(self.channel.close(200, "done".into()).await?)
     }
+}
+
+/// Deletes a queue with all that is in it.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn delete_queue(amqp_url: &str, name: &str) -> Result<()> {
+    let connection = connect(amqp_url).await?;
+    let channel = connection.create_channel().await?;
+    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
+    Ok(connection.close(200, "done".into()).await?)
 }
 
 /// Deletes everything a fleet declares.

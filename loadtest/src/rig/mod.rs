@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a rig reads clocks and its environment")]
 
 mod broker;
+mod commits;
 mod worker;
 
 use std::fmt::Write as _;
@@ -15,8 +16,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-pub use self::broker::{Heard, Jobs, Listener, job_body};
-pub use self::worker::{Worker, resident_peak_mib};
+pub use self::broker::{Heard, Jobs, Listener, delete_queue, job_body};
+pub use self::commits::Commits;
+pub use self::worker::{Worker, processor_time, resident_peak_mib};
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
 /// Where PostgreSQL answers unless OUTLAY_TEST_POSTGRES_URL says otherwise.

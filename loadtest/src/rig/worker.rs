@@ -146,11 +146,7 @@ impl Worker {
     /// Processor time it has used so far.
     #[must_use]
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-        // Fields 14 and 15, counted from the state, in hundredths of a second.
-        Duration::from_millis((ticks(11) + ticks(12)) * 10)
+        processor_time(Path::new(&format!("/proc/{}", self.child.id())))
     }
 }
 
@@ -160,6 +156,16 @@ impl Drop for Worker {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Processor time that a process has used so far, by its folder in /proc; zero where there is none.
+#[must_use]
+pub fn processor_time(process: &Path) -> Duration {
+    let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    // Fields 14 and 15, counted from the state, in hundredths of a second.
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
 /// The most memory a process has held so far; 0 where the system does not tell.

@@ -160,7 +160,7 @@ async fn insert_project(tx: &mut PgConnection, seed: &ProjectSeed, now: Wall) ->
     let sql = "INSERT INTO outlay.project (project_id, time_zone, on_cap, uncapped, created_at) \
                VALUES ($1, $2, $3, $4, $5) \
                ON CONFLICT (project_id) DO UPDATE SET time_zone = excluded.time_zone, on_cap = excluded.on_cap, \
-                 uncapped = excluded.uncapped, created_at = excluded.created_at \
+                 uncapped = excluded.uncapped, created_at = excluded.created_at, windows = NULL \
                WHERE project.created_at = 0 AND project.project_id = '*'";
     let query = sqlx::query(sql).bind(seed.id.as_str()).bind(&seed.time_zone).bind(on_cap);
     let done = query.bind(seed.uncapped).bind(now.0.max(1)).execute(&mut *tx).await?;

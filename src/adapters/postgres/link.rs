@@ -1,10 +1,11 @@
 //! One connection that is made again whenever it is lost.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use super::trouble::Sql;
@@ -21,7 +22,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(options: PgConnectOptions, place: Arc<str>) -> Self {
-        Self { options: options.disable_statement_logging(), place }
+        Self { options: in_the_open(options).disable_statement_logging(), place }
     }
 
     /// A connection for admins and reports, which may take their time.
@@ -59,6 +60,18 @@ impl Dialer {
             ("client_min_messages", "warning"),
         ];
         self.options.clone().application_name(name).options(settings).connect().await
+    }
+}
+
+/// Encrypts nothing on its way within this machine, unless the URL requires it: it would protect it from
+/// nobody, and half of the ledger's throughput goes into it. Elsewhere it is encrypted where the server
+/// can, or as the URL says.
+fn in_the_open(options: PgConnectOptions) -> PgConnectOptions {
+    let host = options.get_host().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    match options.get_ssl_mode() {
+        PgSslMode::Prefer if is_here => options.ssl_mode(PgSslMode::Disable),
+        _ => options,
     }
 }
 
@@ -131,5 +144,26 @@ impl Link {
         {
             tracing::debug!(%error, "a connection could not be closed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    #[test]
+    fn only_what_leaves_the_machine_is_encrypted_unasked() {
+        let mode = |url: &str| {
+            let options = PgConnectOptions::from_str(url).expect("a URL");
+            format!("{:?}", in_the_open(options).get_ssl_mode())
+        };
+        assert_eq!(mode("postgres://a@127.0.0.1/x"), "Disable");
+        assert_eq!(mode("postgres://a@localhost:6432/x"), "Disable");
+        assert_eq!(mode("postgres://a@[::1]/x"), "Disable");
+        assert_eq!(mode("postgres://a@127.0.0.1/x?sslmode=require"), "Require");
+        assert_eq!(mode("postgres://a@db.example.org/x"), "Prefer");
+        assert_eq!(mode("postgres://a@10.0.0.1/x?sslmode=disable"), "Disable");
     }
 }

@@ -31,6 +31,10 @@ use crate::types::job::Class;
 const TICK: Duration = Duration::from_millis(100);
 /// Deliveries read before anything else has its turn.
 const BATCH: usize = 128;
+/// How long an acknowledgement may wait for others, and how many wait at the most: each alone is a write
+/// to the log of the broker. A job that comes again because one was lost is known to be done.
+const ACK_AFTER: Duration = Duration::from_millis(5);
+const ACKS_MAX: usize = 32;
 /// A message that came back this often is published anew: the broker drops it at 20, and every
 /// restart of a worker or a broker counts.
 const DELIVERY_COUNT_MAX: i64 = 10;
@@ -148,6 +152,7 @@ impl ConsumerTask {
         let mut probe = tokio::time::interval(self.options.probe);
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probing: Option<BoxFuture<'static, Probed>> = None;
+        let mut flush_at: Option<Mono> = None;
         let mut is_draining = false;
         loop {
             let is_probing = probing.is_some();
@@ -157,8 +162,15 @@ impl ConsumerTask {
                     None => std::future::pending().await,
                 }
             };
+            let flushing = async {
+                match flush_at {
+                    Some(at) => self.clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shared.closing.cancelled() => return Ended::Done,
+                () = flushing => {}
                 () = shared.draining.cancelled(), if !is_draining => {
                     is_draining = true;
                     if let Err(ended) = session.cancel_all().await {
@@ -192,7 +204,11 @@ impl ConsumerTask {
                     }
                 }
             }
-            if let Some(error) = session.flush(&shared) {
+            let now = self.clock.now().mono;
+            let waiting = shared.lock().answers.len();
+            let is_due = is_draining || waiting >= ACKS_MAX || flush_at.is_some_and(|at| at <= now);
+            flush_at = (waiting > 0 && !is_due).then(|| flush_at.unwrap_or(now + ACK_AFTER));
+            if is_due && let Some(error) = session.flush(&shared) {
                 return failed(&error);
             }
             if is_draining && session.moves.is_empty() && shared.lock().working() == 0 {
@@ -319,7 +335,8 @@ impl ConsumerTask {
             for (rate, ended) in self.rates.iter_mut().zip(std::mem::take(&mut state.ended)) {
                 rate.add(ended, now);
             }
-            if state.working() < self.options.slots {
+            // A slot that is free for an instant is no sign of leisure while a message waits for one.
+            if state.working() < self.options.slots && state.lanes.total() == 0 {
                 self.busy_since = None;
             } else {
                 self.busy_since.get_or_insert(now);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::google::Details;
 use crate::ports::provider::CallFailure;
 use crate::types::AttemptOutcome;
 
@@ -11,17 +12,21 @@ use AttemptOutcome::{
     BadRequest, ContextLength, GatewayError, ModelNotFound, ProviderError, Quota, RateLimited, Unauthorized,
 };
 
-/// An error as it came, in either dialect, with whatever was missing left out.
+/// An error as it came, in any dialect, with whatever was missing left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ErrorBody {
     /// The provider's sentence; may quote the prompt, so it is for `hygiene::clean` only.
     pub(crate) message: String,
-    /// `code`, as text.
+    /// `code`, as text; at Google the reason in the details, which says more.
     pub(crate) code: String,
-    /// `type`.
+    /// `type`; at Google `status`, such as `RESOURCE_EXHAUSTED`.
     pub(crate) kind: String,
     /// The body is a provider's error object, not some gateway's page.
     pub(crate) from_provider: bool,
+    /// When to come back, where a body says it and not a header.
+    pub(crate) retry_delay: Option<Duration>,
+    /// The quota is used up for longer than a wait mends.
+    pub(crate) used_up: bool,
 }
 
 impl ErrorBody {
@@ -30,7 +35,7 @@ impl ErrorBody {
         serde_json::from_slice(body).map(|body| Self::from_value(&body)).unwrap_or_default()
     }
 
-    /// `{"error": {...}}` of both dialects, Gemini's list of one, vLLM's `{"object": "error", ...}`.
+    /// `{"error": {...}}` of all dialects, Gemini's list of one, vLLM's `{"object": "error", ...}`.
     ///
     /// `{"error": "text"}` and `{"message": "text"}` are read for their sentence, but they are what
     /// proxies write too, so they prove nothing.
@@ -48,7 +53,15 @@ impl ErrorBody {
     pub(crate) fn from_object(error: &Value) -> Self {
         let (message, code, kind) = (text(&error["message"]), text(&error["code"]), text(&error["type"]));
         let from_provider = !(message.is_empty() && code.is_empty() && kind.is_empty());
-        Self { message, code, kind, from_provider }
+        let plain = Self { message, code, kind, from_provider, ..Self::default() };
+        match error["status"].as_str() {
+            // Google's form: `code` only repeats the HTTP status.
+            Some(status) => {
+                let Details { reason, retry_delay, used_up } = Details::of(error);
+                Self { code: reason, kind: status.to_owned(), retry_delay, used_up, ..plain }
+            }
+            None => plain,
+        }
     }
 
     /// The failure that this error makes of a call that ended with `status`; its sentence is left
@@ -60,7 +73,7 @@ impl ErrorBody {
             outcome: outcome(status, self),
             status: Some(status),
             from_provider: self.from_provider && !billed_anyway,
-            retry_after,
+            retry_after: retry_after.or(self.retry_delay),
             message: String::new(),
         }
     }
@@ -82,8 +95,11 @@ pub(crate) fn outcome(status: u16, error: &ErrorBody) -> AttemptOutcome {
         _ => status,
     };
     by_code(&error.code)
+        .or_else(|| error.used_up.then_some(Quota))
         .or_else(|| by_kind(&error.kind, status))
         .or_else(|| by_message(&error.message, status, error.from_provider))
+        // After the sentence, which alone tells a spending cap from a rate.
+        .or_else(|| (error.kind == "RESOURCE_EXHAUSTED").then_some(RateLimited))
         .unwrap_or_else(|| by_status(status, error.from_provider))
 }
 
@@ -95,25 +111,37 @@ fn by_code(code: &str) -> Option<AttemptOutcome> {
         | "project_spend_limit_exceeded"
         | "organization_usage_limit_exceeded"
         | "billing_hard_limit_reached"
-        | "billing_not_active" => Quota,
+        | "billing_not_active"
+        | "BILLING_DISABLED"
+        | "QUOTA_EXHAUSTED" => Quota,
         "rate_limit_exceeded" | "slow_down" => RateLimited,
         "context_length_exceeded" => ContextLength,
         "model_not_found" => ModelNotFound,
-        "invalid_api_key" | "account_deactivated" => Unauthorized,
+        "invalid_api_key"
+        | "account_deactivated"
+        | "API_KEY_INVALID"
+        | "API_KEY_SERVICE_BLOCKED"
+        | "CONSUMER_INVALID"
+        | "CONSUMER_SUSPENDED"
+        | "SERVICE_DISABLED" => Unauthorized,
         _ => return None,
     })
 }
 
-/// `invalid_request_error` is missing on purpose: OpenAI says it for wrong keys and names as well.
+/// `invalid_request_error` is missing on purpose: OpenAI says it for wrong keys and names as well. So
+/// is `INVALID_ARGUMENT`, which Google says for wrong keys and for prompts that are too long.
 fn by_kind(kind: &str, status: u16) -> Option<AttemptOutcome> {
     Some(match kind {
         "insufficient_quota" | "billing_error" => Quota,
         "rate_limit_error" | "rate_limit_exceeded" => RateLimited,
         "tokens" | "requests" if status == 429 => RateLimited,
         "authentication_error" | "permission_error" => Unauthorized,
-        "not_found_error" => ModelNotFound,
-        "overloaded_error" => ProviderError,
-        "timeout_error" => GatewayError,
+        // A failed precondition is the account's: no billing in a country without a free tier.
+        "UNAUTHENTICATED" | "PERMISSION_DENIED" | "FAILED_PRECONDITION" => Unauthorized,
+        "not_found_error" | "NOT_FOUND" => ModelNotFound,
+        "overloaded_error" | "INTERNAL" | "UNAVAILABLE" => ProviderError,
+        // Given up halfway: nobody says that the half was free.
+        "timeout_error" | "DEADLINE_EXCEEDED" | "CANCELLED" | "ABORTED" => GatewayError,
         _ => return None,
     })
 }
@@ -125,8 +153,17 @@ fn by_message(message: &str, status: u16, from_provider: bool) -> Option<Attempt
     }
     let message = message.to_ascii_lowercase();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| message.contains(phrase));
-    // Anthropic answers 400 when the account or the workspace has run out.
-    if says(&["credit balance", "spend limit", "spending limit", "usage limits"]) {
+    // Anthropic answers 400 when the account or the workspace has run out, Google 429.
+    let run_out = [
+        "credit balance",
+        "spend limit",
+        "spending limit",
+        "usage limits",
+        "spending cap",
+        "spend cap",
+        "credits are depleted",
+    ];
+    if says(&run_out) {
         return Some(Quota);
     }
     let too_long = says(&[
@@ -136,6 +173,7 @@ fn by_message(message: &str, status: u16, from_provider: bool) -> Option<Attempt
         "context window",
         "exceed context limit",
         "exceeds the available context size",
+        "exceeds the maximum number of tokens",
     ]);
     (too_long && status != 429).then_some(ContextLength)
 }

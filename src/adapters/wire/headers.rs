@@ -1,4 +1,4 @@
-//! Rate-limit headers of both dialects.
+//! Rate-limit headers of the dialects that have them; Gemini has none.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -77,8 +77,9 @@ fn until_reset(headers: &HeaderMap, wall: Wall) -> Option<Duration> {
     used_up.filter_map(|(_, name)| reset(text(headers, name)?)).max()
 }
 
-/// Go's notation, in which OpenAI writes resets: `6m0s`, `120ms`, `1h2m3.5s`, `17µs`.
-fn go_duration(text: &str) -> Option<Duration> {
+/// Go's notation, in which OpenAI writes resets: `6m0s`, `120ms`, `1h2m3.5s`, `17µs`. Google writes
+/// its delays in seconds, `21599.96s`, which is a part of it.
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
     if text.is_empty() {
         return None;
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod classify;
 pub(crate) mod decimal;
+mod google;
 pub(crate) mod headers;
 pub(crate) mod hygiene;
 pub(crate) mod models;

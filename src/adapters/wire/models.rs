@@ -1,4 +1,4 @@
-//! Lists of models, which have the same form in both dialects.
+//! Lists of models, which have the same form at OpenAI and at Anthropic.
 
 use serde::Deserialize;
 

@@ -110,7 +110,7 @@ async fn a_broker_that_fails_in_every_way() {
         nap(1_000).await;
         send(&format!("app-{round}")).await;
         services.ctl(&["rabbitmqctl", "stop_app"]);
-        nap(4_000).await;
+        nap(if rounds(0) > 0 { 10_000 } else { 4_000 }).await;
         services.ctl(&["rabbitmqctl", "start_app"]);
         nap(1_000).await;
     }

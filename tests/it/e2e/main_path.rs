@@ -37,7 +37,7 @@ async fn jobs_become_results_that_are_published_and_billed_right() {
 #[tokio::test(flavor = "multi_thread")]
 async fn submit_waits_for_results_and_prints_them() {
     let Some(rig) = rig(|_| {}).await else { return };
-    let _worker = rig.worker().await.expect("a worker");
+    let worker = rig.worker().await.expect("a worker");
     let lines: String = ids("line", 50).map(|id| job_body(&id, "p") + "\n").collect();
     let file = rig.folder().join("jobs.jsonl");
     std::fs::write(&file, lines + "{\"id\":\"bad\"}\n").expect("a file");
@@ -59,6 +59,7 @@ async fn submit_waits_for_results_and_prints_them() {
         50
     );
     assert_eq!(rig.provider.stats().calls, calls);
+    worker.kill().expect("killed");
     rig.close().await.expect("closed");
 }
 
@@ -67,9 +68,10 @@ async fn a_deadline_that_passes_in_the_queue_costs_nothing() {
     let Some(rig) = rig(|_| {}).await else { return };
     let body = job_body("late", "p").replace("\"task\":", "\"deadline\":\"2026-01-01T00:00:00Z\",\"task\":");
     sender(&rig).await.send("late", &body).await.expect("sent");
-    let _worker = rig.worker().await.expect("a worker");
+    let worker = rig.worker().await.expect("a worker");
     let counts = rig.until(PATIENCE, |c| c.results == 1).await.expect("a result");
     assert_eq!((counts.done, rig.provider.stats().calls), (0, 0));
+    worker.kill().expect("killed");
     rig.close().await.expect("closed");
 }
 

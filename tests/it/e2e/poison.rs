@@ -6,7 +6,7 @@ use super::{PATIENCE, ids, rig, sender};
 async fn garbage_becomes_dead_letters_with_reasons_and_can_be_redriven() {
     let Some(rig) = rig(|_| {}).await else { return };
     let sender = sender(&rig).await;
-    let _worker = rig.worker().await.expect("a worker");
+    let worker = rig.worker().await.expect("a worker");
     sender.send_to("standard", "garbage", b"\xff\xfe not json").await.expect("sent");
     sender.send_to("bulk", "no-messages", br#"{"id":"no-messages","project":"p"}"#).await.expect("sent");
     sender.send_to("standard", "huge", &vec![b'x'; 2 << 20]).await.expect("sent");
@@ -44,6 +44,7 @@ async fn garbage_becomes_dead_letters_with_reasons_and_can_be_redriven() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert_eq!(dead[0]["id"], "garbage", "{dead}");
+    worker.kill().expect("killed");
     rig.close().await.expect("closed");
 }
 
@@ -70,9 +71,10 @@ async fn a_job_that_was_refused_runs_after_the_fix() {
                  context_tokens = 128000\nmax_output_tokens = 16000\n\
                  input_usd_per_mtok = \"1\"\noutput_usd_per_mtok = \"4\"\n";
     rig.configure(64, "[[project]]\nid = \"p\"\nbudget = { total = \"1\" }\n", model).expect("configured");
-    let _worker = rig.worker().await.expect("a worker");
+    let worker = rig.worker().await.expect("a worker");
     rig.json(&["dead", "redrive", "--all"]).await.expect("redriven");
     let counts = rig.until(PATIENCE, |c| c.results == 1).await.expect("its result");
     assert_eq!(counts.done, 1);
+    worker.kill().expect("killed");
     rig.close().await.expect("closed");
 }

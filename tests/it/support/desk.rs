@@ -167,6 +167,27 @@ id = "p"
     }
 }
 
+/// A server that answers every request with this status line and body.
+pub(crate) async fn same_answer(status: &'static str, body: &'static str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.expect("a request");
+                assert!(read > 0, "the request is empty");
+                stream.write_all((head + body).as_bytes()).await.expect("an answer");
+            });
+        }
+    });
+    address
+}
+
 /// Dollars as text in nano-dollars.
 pub(crate) fn nano(dollars: &str) -> i64 {
     dollars.parse::<outlay::types::NanoUsd>().expect("money").0

@@ -2,6 +2,7 @@
 //! these tests look at (a missing answer, half a body) is what an HTTP library would hide.
 
 mod faults;
+mod gemini;
 mod server;
 
 use super::{Price, ProviderConfig, Running, Server};
@@ -13,6 +14,7 @@ use tokio::{
 
 const OPENAI: &str = "/v1/chat/completions";
 const ANTHROPIC: &str = "/v1/messages";
+const GEMINI: &str = "/v1beta/models/small:generateContent";
 
 /// An answer as it came over the wire.
 struct Raw {
@@ -36,7 +38,8 @@ impl Raw {
     /// The output text, wherever the wire has it.
     fn text(&self) -> String {
         let json = self.json();
-        let text = json.pointer("/choices/0/message/content").or(json.pointer("/content/0/text"));
+        let places = ["/choices/0/message/content", "/content/0/text", "/candidates/0/content/parts/0/text"];
+        let text = places.iter().find_map(|place| json.pointer(place));
         text.and_then(Value::as_str).expect("an answer").to_owned()
     }
 }
