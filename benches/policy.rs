@@ -76,6 +76,7 @@ fn route(c: &mut Criterion) {
         capped: true,
         committed: NanoUsd::ZERO,
         failed_on: &[],
+        invalid: &[],
         now,
     };
     let healthy: Vec<_> = (0..30).map(view).collect();

@@ -236,6 +236,7 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
             min_tier: settings.min_tier,
             max_output_tokens: settings.max_output_tokens,
             models: settings.models.clone(),
+            validate: settings.validate.clone(),
         },
         deadline: settings.deadline.map(Deadline::Within),
         attempts_max: settings.max_attempts,

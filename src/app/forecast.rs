@@ -102,7 +102,16 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
         let capped = config.project_seed(&job.key.project).is_none_or(|seed| !seed.uncapped);
         let views = fleet.views(&job, now.mono);
         let committed = NanoUsd::ZERO;
-        let ask = Ask { job: &job, task: &terms.rules, deadline, capped, committed, failed_on: &[], now };
+        let ask = Ask {
+            job: &job,
+            task: &terms.rules,
+            deadline,
+            capped,
+            committed,
+            failed_on: &[],
+            invalid: &[],
+            now,
+        };
         match choose(&ask, &views) {
             Choice::Call(route) => add(&mut forecast, &job, &route),
             Choice::Impossible(failure, _) => {

@@ -236,6 +236,12 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
         let expected =
             explanation.offers.iter().find(|offer| offer.lost.is_none()).map_or_else(String::new, estimate);
         out.add(4, &format!("chosen: {}{expected}", explanation.reason.sentence()));
+        for invalid in &explanation.invalid {
+            out.add(4, &format!("because: {invalid}"));
+        }
+        if let Some(validator) = &explanation.validator {
+            out.add(4, &format!("validator: {validator}"));
+        }
     }
     out.add(4, &format!("outcome: {}", outcome(attempt)));
     if let Some(detail) = &attempt.detail {

@@ -47,6 +47,10 @@ pub(super) struct Tally {
     /// What the same answers would have cost at the dearest model that was eligible.
     pub(super) at_dearest: NanoUsd,
     pub(super) answered_cost: NanoUsd,
+    /// Answers that did not validate: how many, and what they cost.
+    pub(super) invalid: (u64, NanoUsd),
+    /// Calls made because of one: how many, and what they cost.
+    pub(super) escalated: (u64, NanoUsd),
 }
 
 /// One model's share.
@@ -118,6 +122,14 @@ impl Tally {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.spent += call.cost;
         self.presumed += call.presumed;
+        if !call.route.explanation.invalid.is_empty() {
+            self.escalated = (self.escalated.0 + 1, self.escalated.1 + call.cost);
+        }
+        if call.outcome == AttemptOutcome::InvalidOutput {
+            self.invalid = (self.invalid.0 + 1, self.invalid.1 + call.cost);
+            // It was paid for on the way to an answer, so it is no saving.
+            self.answered_cost += call.cost;
+        }
         let model = self.models.entry(call.route.offer.id.clone()).or_default();
         model.calls += 1;
         model.spent += call.cost;

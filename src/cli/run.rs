@@ -133,6 +133,12 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         line += &format!("; ${saved} ({percent} %) less than at the dearest eligible model");
     }
     output::say(&line);
+    if tally.invalid.0 > 0 {
+        output::say(&format!(
+            "  {} answers did not validate and cost ${}; {} calls to other models because of them cost ${}",
+            tally.invalid.0, tally.invalid.1, tally.escalated.0, tally.escalated.1
+        ));
+    }
     for (code, (count, example)) in &tally.errors {
         output::say(&format!("  {count} x {code}, for example: {example}"));
     }
@@ -170,6 +176,10 @@ struct Summary<'a> {
     presumed_usd: NanoUsd,
     overshoot_usd: NanoUsd,
     dearest_usd: NanoUsd,
+    invalid_answers: u64,
+    invalid_usd: NanoUsd,
+    escalated_calls: u64,
+    escalated_usd: NanoUsd,
     usage: Usage,
     models: Vec<ModelSummary<'a>>,
     errors: Vec<ErrorSummary<'a>>,
@@ -237,6 +247,10 @@ impl<'a> Summary<'a> {
             presumed_usd: tally.presumed,
             overshoot_usd: tally.overshoot,
             dearest_usd: tally.at_dearest,
+            invalid_answers: tally.invalid.0,
+            invalid_usd: tally.invalid.1,
+            escalated_calls: tally.escalated.0,
+            escalated_usd: tally.escalated.1,
             usage: tally.usage,
             models: models.collect(),
             errors: errors.collect(),

@@ -28,6 +28,7 @@ enum By {
     Task,
     Model,
     Provider,
+    Outcome,
     Day,
     Week,
 }
@@ -39,6 +40,7 @@ impl By {
             Self::Task => SpendBy::Task,
             Self::Model => SpendBy::Model,
             Self::Provider => SpendBy::Provider,
+            Self::Outcome => SpendBy::Outcome,
             Self::Day => SpendBy::Day,
             Self::Week => SpendBy::Week,
         }
@@ -50,6 +52,7 @@ impl By {
             Self::Task => "task",
             Self::Model => "model",
             Self::Provider => "provider",
+            Self::Outcome => "outcome",
             Self::Day => "day",
             Self::Week => "week",
         }

@@ -1,7 +1,7 @@
 //! Raw tables to what they mean, with everything that is wrong on the way.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -11,7 +11,7 @@ use super::raw::{RawBudget, RawDefaults, RawProject, RawQueue, RawTask, RawWorke
 use super::read::{Document, Item, Place, Problems};
 use super::{
     Config, ConfigError, Defaults, Origin, QueueConfig, Retain, Source, Store, TaskConfig, TaskSettings,
-    WorkerConfig, env,
+    WorkerConfig, env, validate,
 };
 use crate::policy::nearest::did_you_mean;
 use crate::types::job::Class;
@@ -69,9 +69,10 @@ pub(super) fn check(
     let Catalogue { providers, models } =
         catalogue::check(p, document.providers, document.models, folder.as_deref(), env, &mut warnings);
     let ids: Vec<ModelId> = models.iter().map(|model| model.id.clone()).collect();
-    let defaults = defaults(p, &document.defaults, &ids);
+    let defaults = defaults(p, &document.defaults, &ids, folder.as_deref());
+    let base = (&defaults.settings, folder.as_deref());
     let tasks: Vec<TaskConfig> =
-        document.tasks.iter().map(|item| task(p, item, &defaults.settings, &ids, &mut warnings)).collect();
+        document.tasks.iter().map(|item| task(p, item, base, &ids, &mut warnings)).collect();
     unique(p, document.tasks.iter().map(|item| (&item.place, item.value.id.as_deref())));
     let projects: Vec<ProjectSeed> =
         document.projects.iter().map(|item| project(p, item, &defaults)).collect();
@@ -153,7 +154,12 @@ fn worker(p: &mut Problems, item: &Item<RawWorker>) -> WorkerConfig {
     }
 }
 
-fn defaults(p: &mut Problems, item: &Item<RawDefaults>, models: &[ModelId]) -> Defaults {
+fn defaults(
+    p: &mut Problems,
+    item: &Item<RawDefaults>,
+    models: &[ModelId],
+    folder: Option<&Path>,
+) -> Defaults {
     let (at, raw) = (&item.place, &item.value);
     let base = TaskSettings::default();
     Defaults {
@@ -165,6 +171,7 @@ fn defaults(p: &mut Problems, item: &Item<RawDefaults>, models: &[ModelId]) -> D
             deadline: span(p, at, "deadline", raw.deadline.as_ref()),
             max_attempts: count(p, at, "max_attempts", raw.max_attempts, 1000).unwrap_or(base.max_attempts),
             models: known_models(p, at, raw.models.as_deref(), models).unwrap_or_default(),
+            validate: validate::check(p, at, raw.validate.as_ref(), folder).unwrap_or(base.validate),
         },
         budget: raw.budget.as_ref().map(|budget| caps(p, at, budget)),
         time_zone: time_zone(p, at, raw.time_zone.as_deref()).unwrap_or_else(|| "UTC".to_owned()),
@@ -175,7 +182,7 @@ fn defaults(p: &mut Problems, item: &Item<RawDefaults>, models: &[ModelId]) -> D
 fn task(
     p: &mut Problems,
     item: &Item<RawTask>,
-    base: &TaskSettings,
+    (base, folder): (&TaskSettings, Option<&Path>),
     models: &[ModelId],
     warnings: &mut Vec<String>,
 ) -> TaskConfig {
@@ -183,7 +190,6 @@ fn task(
     let id = name(p, at, "id", raw.id.as_deref()).unwrap_or_default();
     for (key, given) in [
         ("cache_ttl", raw.cache_ttl.is_some()),
-        ("validate", raw.validate.is_some()),
         ("pin", raw.pin.is_some()),
         ("quality_floor", raw.quality_floor.is_some()),
     ] {
@@ -200,6 +206,8 @@ fn task(
             deadline: span(p, at, "deadline", raw.deadline.as_ref()).or(base.deadline),
             max_attempts: count(p, at, "max_attempts", raw.max_attempts, 1000).unwrap_or(base.max_attempts),
             models: known_models(p, at, raw.models.as_deref(), models).unwrap_or_else(|| base.models.clone()),
+            validate: validate::check(p, at, raw.validate.as_ref(), folder)
+                .unwrap_or_else(|| base.validate.clone()),
         },
     }
 }

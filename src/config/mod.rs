@@ -12,6 +12,7 @@ mod read;
 mod show;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use secrecy::SecretString;
 pub use self::keys::{ApiKey, KeySource};
 pub use self::show::without_password;
 use crate::policy::intake::Known;
+use crate::policy::validate::Validator;
 use crate::types::catalogue::{Offer, Tier};
 use crate::types::job::Class;
 use crate::types::ledger::ProjectSeed;
@@ -273,6 +275,8 @@ pub struct TaskSettings {
     pub max_attempts: u32,
     /// The only models to use; empty for any.
     pub models: Vec<ModelId>,
+    /// What an answer must be to count.
+    pub validate: Validator,
 }
 
 impl Default for TaskSettings {
@@ -283,6 +287,7 @@ impl Default for TaskSettings {
             deadline: None,
             max_attempts: 3,
             models: Vec::new(),
+            validate: Validator::None,
         }
     }
 }

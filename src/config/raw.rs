@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use serde::de::{Error, IgnoredAny, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use crate::types::catalogue::{Tier, Tokenizer};
 use crate::types::job::Class;
@@ -38,6 +40,8 @@ table!(
         models: Vec<String>,
         time_zone: String,
         on_cap: OnCap,
+        // A word has to be written before the first table.
+        validate: RawValidate,
         budget: RawBudget,
     }
 );
@@ -92,14 +96,69 @@ table!(RawTask {
     #[serde(skip_serializing)]
     cache_ttl: IgnoredAny,
     #[serde(skip_serializing)]
-    validate: IgnoredAny,
-    #[serde(skip_serializing)]
     pin: IgnoredAny,
     #[serde(skip_serializing)]
     quality_floor: IgnoredAny,
+    validate: RawValidate,
 });
+table!(RawValidator { json_schema: RawSchema, min_chars: i64 });
 table!(RawProject { id: String, time_zone: String, on_cap: OnCap, uncapped: bool, budget: RawBudget });
 table!(RawBudget { day: Money, month: Money, total: Money });
+
+/// A validator: a word, or a table for one that takes a value.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum RawValidate {
+    Word(String),
+    Table(RawValidator),
+}
+
+impl<'de> Deserialize<'de> for RawValidate {
+    /// By hand, so that a wrong key is named instead of "did not match any variant".
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = RawValidate;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"none\", \"json\", { json_schema = .. } or { min_chars = .. }")
+            }
+            fn visit_str<E: Error>(self, word: &str) -> Result<RawValidate, E> {
+                Ok(RawValidate::Word(word.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawValidate, A::Error> {
+                RawValidator::deserialize(MapAccessDeserializer::new(map)).map(RawValidate::Table)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+/// A JSON schema: the path of its file, or itself.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum RawSchema {
+    Path(String),
+    Inline(Map<String, Value>),
+}
+
+impl<'de> Deserialize<'de> for RawSchema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = RawSchema;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the path of a file or a table")
+            }
+            fn visit_str<E: Error>(self, path: &str) -> Result<RawSchema, E> {
+                Ok(RawSchema::Path(path.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawSchema, A::Error> {
+                Map::deserialize(MapAccessDeserializer::new(map)).map(RawSchema::Inline)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
 
 /// An amount or a price as text; its digits are read exactly, later.
 #[derive(Debug, Clone, Serialize)]

@@ -9,7 +9,9 @@ use super::raw::{
     Money, RawAdmin, RawBudget, RawDefaults, RawModel, RawProject, RawProvider, RawQueue, RawRetain,
     RawSimulated, RawStore, RawTask, RawWorker,
 };
-use super::{ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, env};
+use super::{
+    ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, env, validate,
+};
 use crate::types::catalogue::Offer;
 use crate::types::ledger::Caps;
 
@@ -118,7 +120,8 @@ impl Config {
 
     fn raw_defaults(&self) -> RawDefaults {
         let (defaults, settings) = (&self.defaults, &self.defaults.settings);
-        let RawTask { min_tier, max_output_tokens, deadline, max_attempts, models, .. } = task("", settings);
+        let RawTask { min_tier, max_output_tokens, deadline, max_attempts, models, validate, .. } =
+            task("", settings);
         RawDefaults {
             project: defaults.project.as_ref().map(ToString::to_string),
             task: defaults.task.as_ref().map(ToString::to_string),
@@ -130,6 +133,7 @@ impl Config {
             time_zone: Some(defaults.time_zone.clone()),
             on_cap: Some(defaults.on_cap),
             budget: defaults.budget.as_ref().and_then(budget),
+            validate,
         }
     }
 }
@@ -153,6 +157,7 @@ fn task(id: &str, settings: &TaskSettings) -> RawTask {
         max_attempts: Some(i64::from(settings.max_attempts)),
         models: Some(settings.models.iter().map(ToString::to_string).collect::<Vec<_>>())
             .filter(|models| !models.is_empty()),
+        validate: validate::show(&settings.validate),
         ..RawTask::default()
     }
 }

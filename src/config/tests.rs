@@ -144,6 +144,18 @@ fn gemini(extra: &str) -> String {
 #[case(&with("").replace("provider = \"p\"", "provider = \"q\""), "outlay.toml:7: [[model]] \"m\": provider names `q`, which is no [[provider]]")]
 #[case(&with("[[task]]\nid = \"t\"\nmodels = [\"n\"]"), "outlay.toml:13: [[task]] \"t\": models names `n`, which is no [[model]]")]
 #[case(&with("[[task]]\nid = \"t\"\nmax_output_tokens = -1"), "max_output_tokens must be between 1 and 10000000, not -1")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = \"jsn\""), "outlay.toml:13: [[task]] \"t\": validate must be \"none\", \"json\", { json_schema = .. } or { min_chars = .. }, not \"jsn\"; did you mean `json`?")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = 7"), "outlay.toml:13: [[task]] \"t\": validate must be \"none\", \"json\", ")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = {}"), "outlay.toml:13: [[task]] \"t\": validate says nothing: give json_schema or min_chars")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schem = \"a\" }"), "outlay.toml:13: [[task]] \"t\": `validate.json_schem` is not a key that outlay knows; did you mean `json_schema`?")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { min_chars = 0 }"), "outlay.toml:13: [[task]] \"t\": validate.min_chars must be between 1 and")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { min_chars = \"9\" }"), "outlay.toml:13: [[task]] \"t\": validate.min_chars must be a whole number, not a text")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { min_chars = 1, json_schema = {} }"), "validate has json_schema and min_chars: keep one")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schema = 1 }"), "outlay.toml:13: [[task]] \"t\": validate.json_schema must be the path of a file or a table, not 1")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schema = \"no/such.json\" }"), "outlay.toml:13: [[task]] \"t\": validate.json_schema names no/such.json, which cannot be read: ")]
+#[case(&with("[[task]]\nid = \"t\"\n[task.validate.json_schema]\ntype = \"objekt\""), "validate.json_schema is no JSON schema: /type: ")]
+#[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schema = { \"$ref\" = \"http://127.0.0.1:1/s.json\" } }"), "validate.json_schema is no JSON schema: ")]
+#[case(&with("[defaults]\nvalidate = \"xml\""), "outlay.toml:12: [defaults]: validate must be \"none\", \"json\", ")]
 #[case(&with("[[task]]\nid = \"t\"\n[[task]]\nid = \"t\""), "outlay.toml:14: [[task]] \"t\": id is taken")]
 #[case(
     "[[project]]\nid = \"a\"\n",
@@ -279,6 +291,7 @@ attempt = "400d"
 [defaults]
 budget = { day = "1.00" }
 max_output_tokens = 1024
+validate = "json"
 [[provider]]
 id = "openai"
 kind = "openai"
@@ -328,7 +341,16 @@ min_tier = "small"
 max_output_tokens = 400
 deadline = "10m"
 cache_ttl = "24h"
-validate = { json_schema = "schemas/email.json" }
+validate = { json_schema = { type = "object", required = ["urgent"], properties.urgent.type = "boolean" } }
+[[task]]
+id = "email.summary"
+validate = { min_chars = 20 }
+[[task]]
+id = "email.json"
+validate = "json"
+[[task]]
+id = "email.free"
+validate = "none"
 [[project]]
 id = "inbox"
 time_zone = "Europe/Berlin"
@@ -384,12 +406,50 @@ fn a_full_configuration_means_what_it_says() {
         Some(NanoUsd(1_000_000_000))
     );
     assert!(config.project_seed(&"lab".into()).is_some_and(|seed| seed.uncapped));
-    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.warnings[1].contains("cache_ttl has no effect yet"), "{:?}", config.warnings);
 
     let known = jobs_known(&config);
     assert_eq!((known.default_project, known.projects), (None, None));
-    assert_eq!(known.tasks, Some(["email.parse".into()].into()));
+    assert_eq!(known.tasks.map(|tasks| tasks.len()), Some(4));
+
+    let validator = |task: &str| config.task_settings(&task.into()).validate.clone();
+    let Validator::JsonSchema(schema) = validator("email.parse") else { panic!("no schema") };
+    assert_eq!(schema.source()["properties"]["urgent"]["type"], "boolean");
+    assert_eq!(validator("email.summary"), Validator::MinChars(20));
+    assert_eq!(validator("email.json"), Validator::Json);
+    assert_eq!(validator("email.free"), Validator::None, "a task's own word goes before the default");
+    assert_eq!(validator("other"), Validator::Json, "the default");
+}
+
+#[test]
+fn a_schema_file_is_found_beside_the_configuration_and_a_bad_one_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("c.toml");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    write("good.json", r#"{"type": "object"}"#);
+    write("bad.json", r#"{"properties": {"a": {"type": "objekt"}}}"#);
+    write("torn.json", r#"{"type": "#);
+    let load = |schema: &str| {
+        write("c.toml", &format!("[[task]]\nid = \"t\"\nvalidate = {{ json_schema = \"{schema}\" }}\n"));
+        Config::load(Some(&path))
+    };
+    let config = load("good.json").unwrap_or_else(|error| panic!("{error}"));
+    assert!(
+        matches!(config.tasks[0].settings.validate, Validator::JsonSchema(_)) && config.warnings.is_empty()
+    );
+    let shown = parse(&config.to_toml()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(shown.tasks, config.tasks, "what is shown leads to the same file");
+    for (schema, says) in [
+        ("none.json", "none.json, which cannot be read"),
+        (".", ", which cannot be read"),
+        ("torn.json", "torn.json, which is not JSON: EOF while parsing a value at line 1 column 9"),
+        ("bad.json", "bad.json, which is no JSON schema: /properties/a/type: "),
+    ] {
+        let error = load(schema).expect_err("refused").to_string();
+        let place = format!("{}:3: [[task]] \"t\": validate.json_schema names ", path.display());
+        assert!(error.starts_with(&place) && error.contains(says), "{schema}: {error}");
+    }
 }
 
 #[test]

@@ -12,12 +12,14 @@ use super::process::{POLL, Step, Stepped};
 use super::record::Record;
 use super::tasks::catch_panic;
 use super::waiting::Turn;
+use crate::policy::validate::{self, Finding, Validator};
 use crate::policy::verdict::{Ended, Verdict, bill, judge};
 use crate::ports::provider::{Answer, Call, CallFailure, RateFacts, Reply};
 use crate::ports::queue::Fate;
 use crate::ports::{Happened, StoreError};
 use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason};
 use crate::types::outcome::AttemptEnd;
+use crate::types::route::Invalid;
 use crate::types::{AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, NanoUsd, Route, Status};
 
 /// Admission, hold, call, settlement: the part that costs money.
@@ -147,15 +149,19 @@ async fn settle_call(
 ) -> Stepped {
     let job = Arc::clone(&record.job);
     let jitter_permille = (held.attempt.0.as_u128() % 1001) as u32;
-    let (answer, failure) = match reply.outcome {
+    let (mut answer, failure) = match reply.outcome {
         Ok(answer) => (Some(answer), None),
         Err(failure) => (None, Some(failure)),
     };
+    let validator = &engine.terms(&job.task).rules.validate;
+    let invalid = answer.as_mut().and_then(|answer| why_invalid(validator, answer));
+    let invalid = invalid.map(|why| Invalid { model: route.offer.id.clone(), why });
     let usage = answer.as_ref().and_then(|answer| answer.usage);
-    let outcome = match (&failure, usage) {
-        (Some(failure), _) => failure.outcome,
-        (None, Some(_)) => AttemptOutcome::Ok,
-        (None, None) => AttemptOutcome::OkWithoutUsage,
+    let outcome = match (&failure, &invalid, usage) {
+        (Some(failure), ..) => failure.outcome,
+        (None, Some(_), _) => AttemptOutcome::InvalidOutput,
+        (None, None, Some(_)) => AttemptOutcome::Ok,
+        (None, None, None) => AttemptOutcome::OkWithoutUsage,
     };
     let ended = Ended {
         outcome,
@@ -165,7 +171,11 @@ async fn settle_call(
         retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
     };
     let took_ms = u64::try_from(reply.took.as_millis()).unwrap_or(u64::MAX);
-    let message = failure.as_ref().map_or_else(String::new, |failure| failure.message.clone());
+    let message = match (&failure, &invalid) {
+        (Some(failure), _) => failure.message.clone(),
+        (None, Some(invalid)) => invalid.to_string(),
+        (None, None) => String::new(),
+    };
     let report = Report {
         outcome,
         usage: usage.as_ref(),
@@ -199,7 +209,7 @@ async fn settle_call(
         }
         Verdict::Retry { .. } => Next::GoOn,
     };
-    let detail = failure.map(|failure| failure.message);
+    let detail = (!message.is_empty()).then(|| message.clone());
     let attempt = AttemptEnd {
         attempt: held.attempt,
         bill,
@@ -233,13 +243,34 @@ async fn settle_call(
     match verdict {
         Verdict::Done | Verdict::Failed(_) => Ok(Step::Over(Fate::Settled)),
         Verdict::Retry { after, not_here } => {
-            if not_here {
-                record.failed_on.push(route.offer.id.clone());
+            match invalid {
+                Some(invalid) => record.answer_was_invalid(invalid),
+                None => {
+                    if not_here {
+                        record.failed_on.push(route.offer.id.clone());
+                    }
+                    record.last_failure = Some(Failure::lasting(outcome.error_code(), message));
+                }
             }
-            record.last_failure = Some(Failure::lasting(outcome.error_code(), message));
             Ok(engine.come_back(engine.now().mono + after).await)
         }
     }
+}
+
+/// Why the answer is not valid, if it is not; takes off what stands around a valid one.
+fn why_invalid(validator: &Validator, answer: &mut Answer) -> Option<String> {
+    let said = validate::Answer {
+        text: answer.output.as_deref(),
+        calls_tools: !answer.tool_calls.is_empty(),
+        finish_reason: answer.finish_reason.as_deref(),
+    };
+    let part = match validator.judge(&said) {
+        Finding::Valid => return None,
+        Finding::Invalid(why) => return Some(why),
+        Finding::Inside(part) => part.to_owned(),
+    };
+    answer.output = Some(part);
+    None
 }
 
 /// Queues up, or as the head waits until a hold has been concluded.

@@ -128,8 +128,8 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
     let job = Arc::clone(&record.job);
     let now = engine.now();
     if record.deadline.is_some_and(|deadline| now.wall >= deadline) {
-        let failure =
-            Failure::lasting(ErrorCode::Deadline, "its deadline passed before it could be answered");
+        let message = record.after_invalid("its deadline passed before it could be answered");
+        let failure = Failure::lasting(ErrorCode::Deadline, message);
         return end(engine, record, Status::Expired, failure).await;
     }
     if let Some(not_before) = job.terms.not_before.filter(|not_before| now.wall < *not_before) {
@@ -157,6 +157,7 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
         capped: engine.is_capped(&project),
         committed: record.committed(),
         failed_on: &record.failed_on,
+        invalid: &record.invalid,
         now,
     };
     let route = match choose(&ask, &views) {
@@ -167,7 +168,8 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
             return park(engine, record, ParkReason::NoProvider { until }, None).await;
         }
         Choice::TooLate(_) => {
-            let failure = Failure::lasting(ErrorCode::Deadline, "no model would answer before its deadline");
+            let message = record.after_invalid("no model would answer before its deadline");
+            let failure = Failure::lasting(ErrorCode::Deadline, message);
             return end(engine, record, Status::Expired, failure).await;
         }
         Choice::Impossible(failure, _) => {

@@ -7,8 +7,10 @@ use crate::ports::provider::Answer;
 use crate::ports::queue::Place;
 use crate::types::ledger::{HoldState, PastAttempt};
 use crate::types::outcome::{Answered, AttemptSummary, Timing};
+use crate::types::route::Invalid;
 use crate::types::{
-    AttemptOutcome, Bill, Failure, Job, JobResult, ModelId, NanoUsd, Now, Route, Status, Usage, Wall,
+    AttemptOutcome, Bill, ErrorCode, Failure, Job, JobResult, ModelId, NanoUsd, Now, Route, Status, Usage,
+    Wall,
 };
 
 /// The story of one job in this process, begun by what the ledger knows of it.
@@ -20,6 +22,8 @@ pub(super) struct Record {
     pub(super) deadline: Option<Wall>,
     pub(super) tally: Tally,
     pub(super) failed_on: Vec<ModelId>,
+    /// Answers that did not validate.
+    pub(super) invalid: Vec<Invalid>,
     /// Why the latest call did not answer the job.
     pub(super) last_failure: Option<Failure>,
     attempts: Vec<AttemptSummary>,
@@ -43,6 +47,7 @@ impl Record {
             deadline,
             tally: Tally::default(),
             failed_on: Vec::new(),
+            invalid: Vec::new(),
             last_failure: None,
             attempts: Vec::new(),
             usage: Usage::default(),
@@ -52,8 +57,8 @@ impl Record {
         }
     }
 
-    /// Takes over the calls that an earlier run made. Those that ended with their worker count against
-    /// the job only where `deaths_count`.
+    /// Takes over the calls that an earlier run made: whose answer did not validate is not asked again.
+    /// Those that ended with their worker count against the job only where `deaths_count`.
     pub(super) fn recall(&mut self, past: Vec<PastAttempt>, deaths_count: bool) {
         for mut attempt in past {
             let unknown = matches!(attempt.state, HoldState::Held | HoldState::Presumed);
@@ -62,12 +67,24 @@ impl Record {
             if deaths_count || outcome != AttemptOutcome::Interrupted {
                 self.tally.count(outcome, unknown);
             }
+            if outcome == AttemptOutcome::InvalidOutput {
+                let why = format!("see call {}", attempt.summary.n);
+                self.answer_was_invalid(Invalid { model: attempt.summary.model.clone(), why });
+            }
             let sum = if unknown { &mut self.presumed } else { &mut self.spent };
             *sum += attempt.summary.cost_usd;
             if unknown {
                 attempt.summary.cost_usd = NanoUsd::ZERO;
             }
             self.attempts.push(attempt.summary);
+        }
+    }
+
+    /// What ends the job, led by why its last answer was no use, if it had one.
+    pub(super) fn after_invalid(&self, sentence: &str) -> String {
+        match self.invalid.last() {
+            Some(invalid) => format!("{invalid}; then {sentence}"),
+            None => sentence.to_owned(),
         }
     }
 
@@ -79,6 +96,12 @@ impl Record {
     /// What the job's calls have cost or may have cost.
     pub(super) fn committed(&self) -> NanoUsd {
         self.spent.saturating_add(self.presumed)
+    }
+
+    /// Whoever gave this answer is not asked again.
+    pub(super) fn answer_was_invalid(&mut self, invalid: Invalid) {
+        self.last_failure = Some(Failure::lasting(ErrorCode::InvalidOutput, invalid.to_string()));
+        self.invalid.push(invalid);
     }
 
     pub(super) fn call_started(&mut self, at: Wall) {

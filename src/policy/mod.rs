@@ -18,4 +18,5 @@ pub mod price;
 pub mod release;
 pub mod route;
 pub mod text;
+pub mod validate;
 pub mod verdict;

@@ -1,7 +1,8 @@
 //! Which model a job goes to: the cheapest eligible offer that answers before the deadline.
 //!
 //! The same inputs always give the same answer, reasons included. Offers are judged in a fixed
-//! column of refusals, then by time, then by money; ties go to the quicker, then by name.
+//! column of refusals, then by time, then by money; ties go to the quicker, then by name. After an
+//! answer that did not validate, the next tier up goes before money.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -9,13 +10,17 @@ use std::time::Duration;
 
 use super::breaker::Health;
 use super::price;
+use super::validate::Validator;
 use crate::types::catalogue::{Offer, Tier};
 use crate::types::job::Late;
-use crate::types::route::{Considered, Explanation, Lost, Reason};
+use crate::types::route::{Considered, Explanation, Invalid, Lost, Reason};
 use crate::types::{ErrorCode, Failure, Job, ModelId, Mono, NanoUsd, Now, Route, Wall};
 
 /// How long an outage is waited out in place before the job is parked.
 pub const OUTAGE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// From here on [`tiers_away`] means a model that is no better.
+const NOT_BETTER: u8 = 100;
 
 /// What a task asks of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub struct TaskRules {
     pub max_output_tokens: Option<u32>,
     /// The only models it may use; empty for any.
     pub models: Vec<ModelId>,
+    /// What its answers must be.
+    pub validate: Validator,
 }
 
 /// One offer and how it stands now.
@@ -69,6 +76,8 @@ pub struct Ask<'a> {
     pub committed: NanoUsd,
     /// Offers that will not do better for this job.
     pub failed_on: &'a [ModelId],
+    /// Answers that did not validate: whoever gave one is not asked again, and a better model is.
+    pub invalid: &'a [Invalid],
     /// Now.
     pub now: Now,
 }
@@ -121,24 +130,33 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     };
     let time_left = ask.deadline.map(|deadline| deadline.saturating_since(ask.now.wall));
     let in_time = |c: &Candidate<'_>| time_left.is_none_or(|left| c.finish <= left);
+    let failed_tier = failed_tier(ask, views);
+    let away = |c: &Candidate<'_>| tiers_away(c.view.offer.tier, failed_tier);
     let any_in_time = time_left.is_none_or(|left| fastest <= left);
     // Names make the order total, so an unstable sort has just one outcome.
     if any_in_time {
-        candidates.sort_unstable_by_key(|c| (!in_time(c), c.rank_by_cost(), c.finish, c.name()));
+        candidates.sort_unstable_by_key(|c| (!in_time(c), away(c), c.rank_by_cost(), c.finish, c.name()));
     } else {
-        candidates.sort_unstable_by_key(|c| (c.finish, c.rank_by_cost(), c.name()));
+        // Late as they all are, a model that is no better would most likely be no use either.
+        candidates.sort_unstable_by_key(|c| (away(c) >= NOT_BETTER, c.finish, c.rank_by_cost(), c.name()));
     }
+    let best = &candidates[0];
     let reason = match (candidates.len(), any_in_time, time_left) {
         (_, false, _) => Reason::FastestAllLate,
+        _ if failed_tier.is_some() && away(best) < NOT_BETTER => Reason::Escalated,
+        _ if failed_tier.is_some() => Reason::AnotherModel,
         (1, ..) => Reason::OnlyEligible,
         (_, _, None) => Reason::Cheapest,
         _ => Reason::CheapestInTime,
     };
     let nobody = !any_in_time && ask.job.terms.late == Late::Skip;
-    let best = &candidates[0];
     let why_lost = |c: &Candidate<'_>| {
         if nobody || (any_in_time && !in_time(c)) {
             Lost::TooLate
+        } else if away(c) >= NOT_BETTER && away(best) < away(c) {
+            Lost::NotBetter
+        } else if any_in_time && away(best) < away(c) {
+            Lost::FurtherUp
         } else if !any_in_time && c.finish > best.finish {
             Lost::Slower
         } else if c.price_unknown() && !best.price_unknown() {
@@ -153,7 +171,7 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let ranked = candidates.iter().enumerate();
     offers.extend(ranked.map(|(rank, c)| considered(c, (rank > 0 || nobody).then(|| why_lost(c)))));
     offers.extend(losers.iter().map(considered_loser));
-    let explanation = Explanation { reason, offers };
+    let explanation = explain(ask, reason, offers);
     if nobody {
         return Choice::TooLate(explanation);
     }
@@ -216,6 +234,9 @@ fn judge<'a>(ask: &Ask<'_>, view: &'a OfferView) -> Result<Candidate<'a>, Lost> 
     if ask.failed_on.contains(&offer.id) {
         return Err(Lost::FailedHere);
     }
+    if ask.invalid.iter().any(|invalid| invalid.model == offer.id) {
+        return Err(Lost::InvalidHere);
+    }
     let input_tokens_max = price::input_tokens_at_most(offer, &ask.job.request, ask.job.request_bytes);
     let expected_output = view.expected_output_tokens.min(max_output_tokens);
     let (hold, expected_cost) = offer.prices.as_ref().map_or((NanoUsd::ZERO, NanoUsd::ZERO), |prices| {
@@ -231,6 +252,27 @@ fn judge<'a>(ask: &Ask<'_>, view: &'a OfferView) -> Result<Candidate<'a>, Lost> 
     }
     let finish = wait + view.latency;
     Ok(Candidate { view, max_output_tokens, input_tokens_max, hold, expected_cost, wait, finish })
+}
+
+/// The highest tier that gave this job an answer that did not validate.
+fn failed_tier(ask: &Ask<'_>, views: &[OfferView]) -> Option<Tier> {
+    let gave_one = |view: &&OfferView| ask.invalid.iter().any(|invalid| invalid.model == view.offer.id);
+    // A model that has left the catalogue meanwhile sets no bar.
+    views.iter().filter(gave_one).map(|view| view.offer.tier).max()
+}
+
+/// How far a tier is from what is wanted after an invalid answer: the next one up is nearest, then
+/// those further up, then the same one again, then lower ones. Nothing is far when nothing failed.
+fn tiers_away(tier: Tier, failed: Option<Tier>) -> u8 {
+    match failed {
+        None => 0,
+        Some(failed) if tier > failed => tier as u8 - failed as u8,
+        Some(failed) => NOT_BETTER + failed as u8 - tier as u8,
+    }
+}
+
+fn explain(ask: &Ask<'_>, reason: Reason, offers: Vec<Considered>) -> Explanation {
+    Explanation { reason, offers, validator: ask.task.validate.label(), invalid: ask.invalid.to_vec() }
 }
 
 /// Without any wish the answer may be as long as the model allows and its window leaves.
@@ -262,7 +304,7 @@ fn considered(c: &Candidate<'_>, lost: Option<Lost>) -> Considered {
 /// Nobody may take it now: for the time being, or for good.
 fn nothing_eligible(ask: &Ask<'_>, losers: &[(&OfferView, Lost)]) -> Choice {
     let offers = losers.iter().map(considered_loser).collect();
-    let explanation = Explanation { reason: Reason::OnlyEligible, offers };
+    let explanation = explain(ask, Reason::OnlyEligible, offers);
     let outages = losers.iter().filter_map(|(view, lost)| match (lost, view.health) {
         (Lost::BreakerOpen, Health::Open { until, since, hard }) => Some((hard, until, since)),
         _ => None,
@@ -322,9 +364,12 @@ pub fn sentence(considered: &Considered) -> String {
         Some(Lost::Quarantined) => "stopped for everyone".to_owned(),
         Some(Lost::BreakerOpen) => "out of service".to_owned(),
         Some(Lost::FailedHere) => "already failed this job".to_owned(),
+        Some(Lost::InvalidHere) => "its answer to this job did not validate".to_owned(),
         Some(Lost::AboveLimit) => "larger than the provider's limit for a whole minute".to_owned(),
         Some(Lost::AboveMaxCost) => "its worst case is above the job's max_cost_usd".to_owned(),
         Some(Lost::TooLate) => "would answer after the deadline".to_owned(),
+        Some(Lost::NotBetter) => "no better than the model whose answer did not validate".to_owned(),
+        Some(Lost::FurtherUp) => "further up than the next better model".to_owned(),
         Some(Lost::Dearer) => "dearer".to_owned(),
         Some(Lost::Slower) => "no quicker".to_owned(),
     }

@@ -213,6 +213,8 @@ mod tests {
     #[case(O::BadRequest, Tally::default(), Some(ErrorCode::InvalidJob))]
     #[case(O::Timeout, Tally { attempts: 2, unknown_bills: 2, ..Tally::default() }, Some(ErrorCode::Timeout))]
     #[case(O::ProviderError, Tally { attempts: 3, ..Tally::default() }, Some(ErrorCode::ProviderError))]
+    #[case(O::InvalidOutput, Tally { attempts: 3, ..Tally::default() }, Some(ErrorCode::InvalidOutput))]
+    #[case(O::InvalidOutput, Tally { attempts: 1, unknown_bills: 2, ..Tally::default() }, Some(ErrorCode::InvalidOutput))]
     #[case(O::RateLimited, Tally { turned_away: 20, ..Tally::default() }, Some(ErrorCode::RateLimited))]
     #[case(O::Interrupted, Tally { deaths: 3, ..Tally::default() }, Some(ErrorCode::ProviderError))]
     fn what_ends_a_job(#[case] outcome: O, #[case] tally: Tally, #[case] code: Option<ErrorCode>) {

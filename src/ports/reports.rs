@@ -36,6 +36,8 @@ pub enum SpendBy {
     Model,
     /// The provider.
     Provider,
+    /// How calls ended; `running` for those that have not.
+    Outcome,
     /// The day of the call's begin, in the project's time zone.
     Day,
     /// The ISO week of the call's begin, in the project's time zone.

@@ -1,5 +1,6 @@
 //! A decision to call, with nothing left to choose, and the reasons behind it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,27 @@ pub struct Explanation {
     pub reason: Reason,
     /// Every offer that was looked at, in the order in which they were preferred.
     pub offers: Vec<Considered>,
+    /// What the task's answers are checked against, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validator: Option<String>,
+    /// Earlier answers to the job that did not pass: why another model is asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invalid: Vec<Invalid>,
+}
+
+/// An answer that its task's validator did not let pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invalid {
+    /// Whose answer.
+    pub model: ModelId,
+    /// Why; never repeats anything of the answer.
+    pub why: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the answer of {} did not validate: {}", self.model, self.why)
+    }
 }
 
 /// The rule that chose among the eligible offers.
@@ -48,6 +70,10 @@ pub enum Reason {
     OnlyEligible,
     /// Nobody meets the deadline, so the fastest.
     FastestAllLate,
+    /// An answer did not validate: the cheapest of the next tier up.
+    Escalated,
+    /// An answer did not validate, and no better model is eligible: one that was not asked yet.
+    AnotherModel,
 }
 
 impl Reason {
@@ -59,6 +85,8 @@ impl Reason {
             Self::Cheapest => "cheapest",
             Self::OnlyEligible => "the only eligible model",
             Self::FastestAllLate => "no model meets the deadline; the fastest",
+            Self::Escalated => "the next better model after an invalid answer",
+            Self::AnotherModel => "another model after an invalid answer; none is better",
         }
     }
 }
@@ -117,12 +145,18 @@ pub enum Lost {
     BreakerOpen,
     /// This job already failed on it in a way that will not change.
     FailedHere,
+    /// Its answer to this job did not validate.
+    InvalidHere,
     /// A single call is larger than the provider's whole minute.
     AboveLimit,
     /// The worst case is above the job's own `max_cost_usd`.
     AboveMaxCost,
     /// It would answer after the deadline.
     TooLate,
+    /// An answer did not validate, and this model's tier is not above the one that gave it.
+    NotBetter,
+    /// An answer did not validate, and a tier in between is tried first.
+    FurtherUp,
     /// Another one is cheaper.
     Dearer,
     /// Another one is quicker: at the same cost, or at any when all are late. Or, with both the

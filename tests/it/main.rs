@@ -6,6 +6,7 @@ mod bad_input;
 mod conformance;
 mod e2e;
 mod embedded;
+mod escalate;
 mod gemini;
 mod kill;
 mod model;

@@ -2,6 +2,7 @@
 //! scenario the provider's bills against the ledger's books.
 
 mod checked;
+mod invalid;
 mod world;
 
 use std::collections::{HashMap, HashSet};

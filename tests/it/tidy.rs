@@ -49,6 +49,7 @@ const VENDOR_HOMES: &[(&str, &[&str], &str)] = &[
         &["adapters/wire", "adapters/openai", "adapters/anthropic", "adapters/gemini", "adapters/webhook"],
         "HTTP stops at the providers and webhooks",
     ),
+    ("jsonschema", &["policy/validate"], "what makes an answer valid is decided in one place"),
     ("governor", &["policy/admission"], "rate limits are decided in one place"),
     ("backoff", &["policy/backoff"], "waits are computed in one place"),
     ("axum", &["admin"], "only the admin API serves HTTP"),

@@ -304,9 +304,19 @@ impl Call<'_> {
             None if shown_tokens == 0 => String::new(),
             None => {
                 let shape = self.request.shape();
-                text::answer(shown_tokens, cut_short, shape, config.seed, self.prompt.hash.0)
+                let broken = cut_short || self.is_broken(config);
+                text::answer(shown_tokens, broken, shape, config.seed, self.prompt.hash.0)
             }
         }
+    }
+
+    /// Whether this model answers this prompt with JSON that breaks off.
+    fn is_broken(&self, config: &ProviderConfig) -> bool {
+        let model = self.request.model.as_ref();
+        config.invalid_output.get(model).is_some_and(|share| {
+            let key = self.prompt.hash.0 ^ hash_str(model);
+            Draw::new(config.seed, key, Purpose::Invalid).unit() < *share
+        })
     }
 }
 

@@ -25,6 +25,9 @@ pub struct ProviderConfig {
     /// Share of the output, 0 to 1, that is thought: billed like the rest and not shown (rounded down
     /// to tokens).
     pub thinking_share: f64,
+    /// Share of the prompts, 0 to 1, that each model answers with broken JSON where JSON is asked for.
+    /// The same model breaks the same prompt again, and another one need not.
+    pub invalid_output: BTreeMap<String, f64>,
     /// How long answers are.
     pub output: Output,
     /// How long they take.
@@ -46,6 +49,7 @@ impl Default for ProviderConfig {
             default_price: Some(Price { input: 250_000, cached_input: 25_000, output: 2_000_000 }),
             cached_input_share: 0.0,
             thinking_share: 0.0,
+            invalid_output: BTreeMap::new(),
             output: Output::default(),
             latency: Latency::default(),
             faults: Faults::default(),
@@ -160,7 +164,8 @@ impl ProviderConfig {
             ("latency.stall_share", self.latency.stall_share),
             ("sum of faults.rates", self.faults.rates.values().sum()),
         ];
-        for (name, share) in shares {
+        let invalid = self.invalid_output.values().map(|share| ("a share in invalid_output", *share));
+        for (name, share) in shares.into_iter().chain(invalid) {
             ensure!((0.0..=1.0).contains(&share), "{name} is {share}, not within 0 to 1");
         }
         let amounts = [
@@ -230,6 +235,7 @@ mod tests {
             (r#"{"faults": {"rates": {"explode": 0.1}}}"#, "explode"),
             (r#"{"faults": {"overbill_factor": 0}}"#, "overbill_factor"),
             (r#"{"output": {"median_tokens": 0}}"#, "median_tokens"),
+            (r#"{"invalid_output": {"m": 1.1}}"#, "invalid_output"),
             (r#"{"limit": {"requests_per_minute": 0}}"#, "requests_per_minute"),
             (r#"{"prices": {"m": {"input": 1, "cached_input": -1, "output": 1}}}"#, "price of \"m\""),
         ];

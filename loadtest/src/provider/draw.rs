@@ -14,6 +14,7 @@ pub(crate) enum Purpose {
     Text = 2,
     Fault = 3,
     Latency = 4,
+    Invalid = 5,
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): a few instructions, and any seed is a good one.

@@ -160,6 +160,11 @@ impl State {
             SpendBy::Task => attempt.task.to_string(),
             SpendBy::Model => row.model.to_string(),
             SpendBy::Provider => row.provider.to_string(),
+            SpendBy::Outcome => match (row.outcome, row.state) {
+                (Some(outcome), _) => outcome.as_str().to_owned(),
+                (None, HoldState::Held) => "running".to_owned(),
+                (None, _) => "interrupted".to_owned(),
+            },
             SpendBy::Day => local("%Y-%m-%d"),
             SpendBy::Week => local("%G-W%V"),
         }

@@ -28,11 +28,11 @@ macro_rules! sums {
     };
 }
 
-macro_rules! by_column {
-    ($column:literal) => {
+macro_rules! by {
+    ($key:literal) => {
         concat!(
-            "SELECT a.",
-            $column,
+            "SELECT ",
+            $key,
             ", ",
             sums!(),
             " FROM attempt a WHERE a.begun_at >= ?1 GROUP BY 1 ORDER BY 1"
@@ -47,10 +47,14 @@ pub(super) async fn spend(
 ) -> Sql<Vec<SpendRow>> {
     let since = since.map_or(i64::MIN, |since| since.0);
     let sql = match by {
-        SpendBy::Project => by_column!("project_id"),
-        SpendBy::Task => by_column!("task"),
-        SpendBy::Model => by_column!("model"),
-        SpendBy::Provider => by_column!("provider"),
+        SpendBy::Project => by!("a.project_id"),
+        SpendBy::Task => by!("a.task"),
+        SpendBy::Model => by!("a.model"),
+        SpendBy::Provider => by!("a.provider"),
+        // As `AttemptRow` tells it: no outcome yet, or none any more.
+        SpendBy::Outcome => {
+            by!("coalesce(a.outcome, CASE a.state WHEN 'held' THEN 'running' ELSE 'interrupted' END)")
+        }
         SpendBy::Day => return by_calendar(conn, since, "%Y-%m-%d").await,
         SpendBy::Week => return by_calendar(conn, since, "%G-W%V").await,
     };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ports::reports::ParkedRow;
 use crate::types::ledger::CapReached;
-use crate::types::route::{Lost, Reason};
+use crate::types::route::{Invalid, Lost, Reason};
 use crate::types::{AttemptId, AttemptOutcome, JobKey, Usage};
 
 fn offer(model: &str, cost: Option<i64>, lost: Option<Lost>) -> Considered {
@@ -26,6 +26,7 @@ fn attempt(state: HoldState, counted: i64) -> AttemptRow {
             offer("large-c", Some(9_000_000), Some(Lost::Dearer)),
             offer("tiny-b", None, Some(Lost::ContextTooSmall { needed: 900, has: 512 })),
         ],
+        ..Explanation::default()
     };
     AttemptRow {
         attempt: AttemptId(uuid::Uuid::nil()),
@@ -128,4 +129,42 @@ fn json_has_the_decision_and_survives_one_that_cannot_be_read() {
     assert_eq!(json["attempts"][0]["explanation"]["offers"][1]["lost"]["why"], "dearer");
     assert_eq!(json["attempts"][1]["explanation"], "no json");
     assert!(text(&job, &TimeZone::UTC).contains("cannot be read"));
+}
+
+#[test]
+fn an_escalation_tells_the_validator_and_whose_answer_did_not_pass() {
+    let mut first = attempt(HoldState::Settled, 431_000);
+    first.outcome = Some(AttemptOutcome::InvalidOutput);
+    first.detail = Some("the answer of small-a did not validate: it is not JSON".into());
+    let invalid = Invalid { model: "small-a".into(), why: "it is not JSON".into() };
+    let explanation = Explanation {
+        reason: Reason::Escalated,
+        offers: vec![
+            offer("large-c", Some(9_000_000), None),
+            offer("small-a", None, Some(Lost::InvalidHere)),
+        ],
+        validator: Some("json".into()),
+        invalid: vec![invalid],
+    };
+    let second = AttemptRow {
+        n: 2,
+        model: "large-c".into(),
+        explanation: serde_json::to_string(&explanation).unwrap(),
+        ..attempt(HoldState::Settled, 431_000)
+    };
+    let job = job(vec![first, second], None);
+    let text = text(&job, &TimeZone::UTC);
+    for line in [
+        "    outcome: invalid output after 810 ms, 812 tokens in, 96 out, answered as small-a-2026-05",
+        "    detail: the answer of small-a did not validate: it is not JSON",
+        "    chosen: the next better model after an invalid answer ($0.009 expected, at most $0.09; answer in 900 ms)",
+        "    because: the answer of small-a did not validate: it is not JSON",
+        "    validator: json",
+        "    not small-a at sim: its answer to this job did not validate",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} in {text}");
+    }
+    let json = serde_json::to_value(view(&job)).unwrap();
+    assert_eq!(json["attempts"][1]["explanation"]["invalid"][0]["model"], "small-a");
+    assert_eq!(json["attempts"][1]["explanation"]["validator"], "json");
 }

@@ -23,6 +23,7 @@ struct Asked {
     capped: bool,
     committed: NanoUsd,
     failed_on: Vec<ModelId>,
+    invalid: Vec<Invalid>,
 }
 
 impl Asked {
@@ -34,6 +35,7 @@ impl Asked {
             capped: self.capped,
             committed: self.committed,
             failed_on: &self.failed_on,
+            invalid: &self.invalid,
             now: NOW,
         }
     }
@@ -58,6 +60,7 @@ impl Asked {
             capped: false,
             committed: NanoUsd::ZERO,
             failed_on: Vec::new(),
+            invalid: Vec::new(),
         };
         words.split_whitespace().for_each(|word| asked.set(word));
         asked
@@ -84,6 +87,10 @@ impl Asked {
             "capped" => self.capped = true,
             "committed" => self.committed = NanoUsd::parse_cap(value).unwrap(),
             "failed" => self.failed_on = models(),
+            "invalid" => {
+                let why = || "it is not JSON".to_owned();
+                self.invalid = models().into_iter().map(|model| Invalid { model, why: why() }).collect();
+            }
             _ => panic!("`{word}` says nothing about a job"),
         }
     }
@@ -235,8 +242,8 @@ fn every_reason_to_lose_and_every_outcome_has_a_case() {
     let expected: Vec<_> = cases().iter().map(|case| case[3]).collect();
     assert!(expected.len() >= 35, "{}", expected.len());
     let words = "not_allowed other_provider tier_too_low context_too_small output_too_small price_unknown \
-        quarantined breaker_open failed_here above_limit above_max_cost too_late dearer slower \
-        cheapest_in_time cheapest only_eligible fastest_all_late wait park too context_length \
+        quarantined breaker_open failed_here invalid_here not_better further_up above_limit above_max_cost too_late dearer slower \
+        cheapest_in_time cheapest only_eligible fastest_all_late escalated another_model wait park too context_length \
         no_eligible_model";
     for word in words.split_whitespace() {
         let is_told = |line: &&str| line.split([' ', ';']).any(|told| told == word);
@@ -258,6 +265,7 @@ fn reasons_are_told_in_order_of_precedence() {
         "bytes=400000",
         "capped",
         "failed=a",
+        "invalid=a",
         "max_cost=0.0000001",
     ]);
     let mut offer =
@@ -274,6 +282,7 @@ fn reasons_are_told_in_order_of_precedence() {
         ("price_unknown", "$?"),
         ("quarantined", "quarantined"),
         ("failed_here", "failed=a"),
+        ("invalid_here", "invalid=a"),
         ("above_max_cost", "max_cost=0.0000001"),
         ("above_limit", "wait=never"),
         ("breaker_open", "open=10s,1s"),
@@ -406,6 +415,36 @@ proptest! {
             }
         } else {
             prop_assert!(offers.iter().all(|offer| offer.finish_ms.is_none_or(|ms| Some(ms) >= offers[0].finish_ms)));
+        }
+    }
+
+    /// After invalid answers none of those models is asked again, and the next tier up comes first.
+    #[test]
+    fn after_an_invalid_answer_no_better_model_in_time_is_passed_over(
+        mut views in proptest::collection::vec((any_view(), 0u8..3, proptest::bool::weighted(0.3)), 1..12),
+        left_ms in proptest::option::of(0u64..9),
+    ) {
+        let mut asked = Asked::parse("job");
+        asked.deadline = left_ms.map(|left| NOW.wall + Duration::from_millis(left));
+        for (n, (view, rank, invalid)) in views.iter_mut().enumerate() {
+            let offer = Arc::make_mut(&mut view.offer);
+            offer.id = format!("m{n}").into();
+            offer.tier = [Tier::Small, Tier::Medium, Tier::Large][usize::from(*rank)];
+            if *invalid {
+                asked.invalid.push(Invalid { model: offer.id.clone(), why: String::new() });
+            }
+        }
+        let bar = views.iter().filter(|(.., invalid)| *invalid).map(|(view, ..)| view.offer.tier).max();
+        let views: Vec<_> = views.into_iter().map(|(view, ..)| view).collect();
+        let Choice::Call(route) = choose(&asked.ask(), &views) else { return Ok(()) };
+        prop_assert!(asked.invalid.iter().all(|invalid| invalid.model != route.offer.id));
+        prop_assert_eq!(&route.explanation.invalid, &asked.invalid);
+        let Some(bar) = bar else { return Ok(()) };
+        let in_time = |offer: &&Considered| offer.finish_ms.is_some_and(|ms| left_ms.is_none_or(|left| ms <= left));
+        let tier = |model: &ModelId| views.iter().find(|view| view.offer.id == *model).map(|view| view.offer.tier);
+        let better = route.explanation.offers.iter().filter(in_time).filter_map(|offer| tier(&offer.model));
+        if let Some(next) = better.filter(|tier| *tier > bar).min() {
+            prop_assert_eq!(route.offer.tier, next);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod cap;
 mod faults;
+mod invalid;
 mod main_path;
 mod poison;
 mod private;

@@ -18,6 +18,7 @@ use outlay::engine::{Engine, EngineParts, Rules, TaskTerms, Tasks, consumer, jan
 use outlay::policy::admission::Limits;
 use outlay::policy::breaker::Transition;
 use outlay::policy::route::TaskRules;
+use outlay::policy::validate::Validator;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, SessionSpec};
 use outlay::ports::provider::{Call, CallFailure, Provider};
@@ -57,6 +58,8 @@ pub(super) struct Setup {
     pub(super) fault_takes: Duration,
     /// The queue takes jobs back for later, as a broker does, where a wait is longer than this.
     pub(super) hold_max: Option<Duration>,
+    /// What an answer must be.
+    pub(super) validate: Validator,
 }
 
 impl Setup {
@@ -70,6 +73,7 @@ impl Setup {
             fault: Arc::new(|_, _| None),
             fault_takes: Duration::ZERO,
             hold_max: None,
+            validate: Validator::None,
         }
     }
 }
@@ -170,7 +174,8 @@ impl World {
             timeout: TIMEOUT,
         };
         let offers = vec![offer("small-a", 250_000, 2_000_000), offer("small-b", 300_000, 2_500_000)];
-        let rules = TaskRules { max_output_tokens: Some(200), ..TaskRules::default() };
+        let validate = self.setup.validate.clone();
+        let rules = TaskRules { max_output_tokens: Some(200), validate, ..TaskRules::default() };
         let engine = Arc::new(Engine::new(EngineParts {
             clock: Arc::clone(&self.clock),
             ledger: Arc::clone(&ledger),

@@ -2,7 +2,7 @@
 
 use super::{ANTHROPIC, OPENAI, body, config, exchange, get, parse, post, request, start};
 use crate::provider::{Bill, Outcome, Price, ProviderConfig, RateLimit, Rule, Server, Stats, Tokens};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -216,4 +216,31 @@ async fn strangers_are_not_served() {
         let refused = Server::start(config(), addr.parse().expect(addr)).await;
         assert!(refused.is_err_and(|error| error.to_string().contains("loopback")), "{addr}");
     }
+}
+
+/// Which prompts a model breaks is its own affair, and it breaks the same ones each time.
+#[tokio::test]
+async fn the_asked_share_of_json_is_broken_by_each_model() {
+    let mut config = config();
+    config.invalid_output = [("small".to_owned(), 0.2)].into();
+    let running = start(config).await;
+    let ask = async |model: &str, nth: u32, round: u32| {
+        let mut body = body(model, &format!("mail {nth}"));
+        body["response_format"] = json!({"type": "json_object"});
+        let raw = post(&running, OPENAI, &format!("{model}-{nth}-{round}"), &body).await;
+        let answer = raw.json();
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+        assert!(answer["usage"]["completion_tokens"].as_u64().is_some_and(|tokens| tokens > 0));
+        serde_json::from_str::<Value>(&raw.text()).is_err()
+    };
+    let mut broken = 0;
+    for nth in 0..500 {
+        let first = ask("small", nth, 0).await;
+        broken += u32::from(first);
+        if nth < 20 {
+            assert_eq!(ask("small", nth, 1).await, first, "another attempt at mail {nth}");
+            assert!(!ask("large", nth, 0).await, "a model that is not listed breaks nothing");
+        }
+    }
+    assert!((70..130).contains(&broken), "{broken} of 500");
 }

@@ -132,6 +132,12 @@ async fn spend_sums_attempts(b: Bench) {
     for (by, name) in [(SpendBy::Task, "greet"), (SpendBy::Model, "small"), (SpendBy::Provider, "house")] {
         assert_eq!(rows(by, None).await, [row(name, 3, 3, (37, 10, 5), 20)]);
     }
+    let ends = [
+        row("ok", 2, 2, (37, 0, 0), 20),
+        row("running", 0, 1, (0, 0, 5), 0),
+        row("timeout", 1, 1, (0, 10, 0), 0),
+    ];
+    assert_eq!(rows(SpendBy::Outcome, None).await, ends);
     // In Berlin it is the next day already.
     let days = [row("2026-11-21", 2, 1, (7, 10, 0), 10), row("2026-11-22", 1, 2, (30, 0, 5), 10)];
     assert_eq!(rows(SpendBy::Day, None).await, days);

@@ -1,10 +1,11 @@
 //! How calls and jobs end, once and for all.
 
-use outlay::ports::reports::ResultFilter;
+use outlay::ports::reports::{ResultFilter, SpendBy};
 use outlay::types::ledger::{
     Begin, CapReached, Concluded, Conclusion, HoldState, Next, ParkReason, Parked, WindowKind,
 };
-use outlay::types::{AttemptId, Bill, NanoUsd, Status};
+use outlay::types::outcome::AttemptEnd;
+use outlay::types::{AttemptId, AttemptOutcome, Bill, NanoUsd, Status};
 use uuid::Uuid;
 
 use super::midnight;
@@ -23,6 +24,7 @@ exercise! {
     a_line_that_is_no_job_has_a_result,
     a_job_ends_without_a_call,
     a_closed_session_is_over,
+    an_invalid_answer_is_paid_for_and_remembered,
 }
 
 async fn a_hedge_is_a_second_call(b: Bench) {
@@ -62,6 +64,37 @@ async fn what_a_dead_session_held_is_presumed_and_settles_late(mut b: Bench) {
     b.verify().await;
     assert_eq!(b.crash(None).await.reaped, 1);
     assert_eq!(b.crash(None).await.reaped, 0);
+    b.verify().await;
+}
+
+async fn an_invalid_answer_is_paid_for_and_remembered(mut b: Bench) {
+    let a = b.go("p", "a", 30).await;
+    let ended = AttemptEnd {
+        outcome: AttemptOutcome::InvalidOutput,
+        detail: Some("the answer of small did not validate: it is not JSON".to_owned()),
+        ..end(a, Bill::Actual(NanoUsd(20)))
+    };
+    let conclusion = Conclusion {
+        key: key("p", "a"),
+        generation: Some(1),
+        job: None,
+        attempt: Some(ended),
+        next: Next::GoOn,
+    };
+    assert_eq!(b.conclude(conclusion).await, Concluded::default());
+    assert_eq!(b.sums("p", WindowKind::Day).await, (0, 20, 0));
+    // Whoever goes on with the job knows whose answer it was, after a crash too.
+    b.crash(None).await;
+    let past = b.lookup("p", "a", false).await.expect("known").past;
+    let seen: Vec<_> = past.iter().map(|past| (past.summary.model.as_str(), past.summary.outcome)).collect();
+    assert_eq!(seen, [("small", AttemptOutcome::InvalidOutput)]);
+    assert_eq!((past[0].interrupted, past[0].state), (false, HoldState::Settled));
+    let history = b.reports.history(&"a".into(), None).await.expect("rows").remove(0);
+    assert_eq!(history.attempts[0].outcome, Some(AttemptOutcome::InvalidOutput));
+    assert!(history.attempts[0].detail.as_deref().is_some_and(|detail| detail.contains("not JSON")));
+    let spend = b.reports.spend(SpendBy::Outcome, None).await.expect("rows");
+    assert_eq!((spend[0].key.as_str(), spend[0].spent_usd), ("invalid_output", NanoUsd(20)));
+    assert_eq!(b.try_begin("p", "a", 30).await, Begin::Go { attempt_no: 2, generation: 1 });
     b.verify().await;
 }
 
