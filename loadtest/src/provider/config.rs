@@ -22,12 +22,12 @@ pub struct ProviderConfig {
     pub default_price: Option<Price>,
     /// Share of the input, 0 to 1, that is billed as read from the cache (rounded down to tokens).
     pub cached_input_share: f64,
-    /// Share of the prompts, 0 to 1, that each model answers with broken JSON where JSON is asked for.
-    /// The same model breaks the same prompt again, and another one need not.
-    pub invalid_output: BTreeMap<String, f64>,
     /// Share of the output, 0 to 1, that is thought: billed like the rest and not shown (rounded down
     /// to tokens).
     pub thinking_share: f64,
+    /// Share of the prompts, 0 to 1, that each model answers with broken JSON where JSON is asked for.
+    /// The same model breaks the same prompt again, and another one need not.
+    pub invalid_output: BTreeMap<String, f64>,
     /// How long answers are.
     pub output: Output,
     /// How long they take.
@@ -48,8 +48,8 @@ impl Default for ProviderConfig {
             // $0.25, $0.025 and $2 per million tokens: the order of today's small models.
             default_price: Some(Price { input: 250_000, cached_input: 25_000, output: 2_000_000 }),
             cached_input_share: 0.0,
-            invalid_output: BTreeMap::new(),
             thinking_share: 0.0,
+            invalid_output: BTreeMap::new(),
             output: Output::default(),
             latency: Latency::default(),
             faults: Faults::default(),
