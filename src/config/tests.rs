@@ -423,36 +423,6 @@ fn a_full_configuration_means_what_it_says() {
 }
 
 #[test]
-fn a_schema_file_is_found_beside_the_configuration_and_a_bad_one_is_named() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("c.toml");
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-    write("good.json", r#"{"type": "object"}"#);
-    write("bad.json", r#"{"properties": {"a": {"type": "objekt"}}}"#);
-    write("torn.json", r#"{"type": "#);
-    let load = |schema: &str| {
-        write("c.toml", &format!("[[task]]\nid = \"t\"\nvalidate = {{ json_schema = \"{schema}\" }}\n"));
-        Config::load(Some(&path))
-    };
-    let config = load("good.json").unwrap_or_else(|error| panic!("{error}"));
-    assert!(
-        matches!(config.tasks[0].settings.validate, Validator::JsonSchema(_)) && config.warnings.is_empty()
-    );
-    let shown = parse(&config.to_toml()).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(shown.tasks, config.tasks, "what is shown leads to the same file");
-    for (schema, says) in [
-        ("none.json", "none.json, which cannot be read"),
-        (".", ", which cannot be read"),
-        ("torn.json", "torn.json, which is not JSON: EOF while parsing a value at line 1 column 9"),
-        ("bad.json", "bad.json, which is no JSON schema: /properties/a/type: "),
-    ] {
-        let error = load(schema).expect_err("refused").to_string();
-        let place = format!("{}:3: [[task]] \"t\": validate.json_schema names ", path.display());
-        assert!(error.starts_with(&place) && error.contains(says), "{schema}: {error}");
-    }
-}
-
-#[test]
 fn the_environment_goes_first_and_no_secret_is_shown() {
     let env = |name: &str| match name {
         env::STORE_URL => Some("postgres://a:hush@h/d".to_owned()),

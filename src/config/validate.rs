@@ -96,3 +96,41 @@ fn inline(table: &Map<String, Value>) -> Result<Schema, String> {
 fn compile(origin: Origin, source: Value, subject: &dyn Display) -> Result<Schema, String> {
     Schema::compile(origin, source).map_err(|what| format!("{subject} no JSON schema: {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Source};
+    use super::*;
+
+    #[test]
+    fn a_schema_file_is_found_beside_the_configuration_and_a_bad_one_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        write("good.json", r#"{"type": "object"}"#);
+        write("bad.json", r#"{"properties": {"a": {"type": "objekt"}}}"#);
+        write("torn.json", r#"{"type": "#);
+        let load = |schema: &str| {
+            write("c.toml", &format!("[[task]]\nid = \"t\"\nvalidate = {{ json_schema = \"{schema}\" }}\n"));
+            Config::load(Some(&path))
+        };
+        let config = load("good.json").unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            matches!(config.tasks[0].settings.validate, Validator::JsonSchema(_))
+                && config.warnings.is_empty()
+        );
+        let shown = Config::parse(&config.to_toml(), Source::Embedded, &|_| None)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(shown.tasks, config.tasks, "what is shown leads to the same file");
+        for (schema, says) in [
+            ("none.json", "none.json, which cannot be read"),
+            (".", ", which cannot be read"),
+            ("torn.json", "torn.json, which is not JSON: EOF while parsing a value at line 1 column 9"),
+            ("bad.json", "bad.json, which is no JSON schema: /properties/a/type: "),
+        ] {
+            let error = load(schema).expect_err("refused").to_string();
+            let place = format!("{}:3: [[task]] \"t\": validate.json_schema names ", path.display());
+            assert!(error.starts_with(&place) && error.contains(says), "{schema}: {error}");
+        }
+    }
+}
