@@ -1,28 +1,23 @@
 //! `fleet`: how fast real workers are between a real broker, a real database and an HTTP provider.
 //!
-//! Three questions, each on a database and a queue prefix of its own: jobs a second against the bare
-//! pipeline in the same run, latency that outlay adds, and what many long calls cost in memory and
-//! processor time.
+//! Four questions, each on a database and a queue prefix of its own: jobs a second against the bare
+//! pipeline in the same run, latency that outlay adds, how long one project waits behind another, and what
+//! many long calls cost in memory and processor time.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock and spawns processes")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, delete_queue, job_body, processor_time};
+use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, job_body, processor_time};
 use serde::Serialize;
 
+use crate::bare::bare_pipeline;
 use crate::fairness::fairness;
 
-/// The port that the bare pipeline expects its mock at.
-const BARE_PORT: &str = "9911";
-/// The queue that the bare pipeline works off, and where unless AMQP_URL says otherwise.
-const BARE_QUEUE: &str = "limit.jobs";
-const BARE_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// How often a run looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -323,32 +318,6 @@ async fn declare(rig: &Rig) -> Result<()> {
     let done = rig.outlay(&["submit", "none.jsonl"]).await?;
     ensure!(done.status.success(), "outlay submit: {}", String::from_utf8_lossy(&done.stderr));
     Ok(())
-}
-
-/// The speed limit: the same work with nothing in between.
-async fn bare_pipeline(folder: &Path, jobs: u64) -> Result<f64> {
-    // It leaves without waiting for its acknowledgements: what it left would be its next run's double.
-    let broker = std::env::var("AMQP_URL").unwrap_or_else(|_| BARE_BROKER.to_owned());
-    delete_queue(&broker, BARE_QUEUE).await?;
-    let jobs = jobs.to_string();
-    let program = |name: &str| folder.join(name);
-    let mut mock = Command::new(program("bare-pipeline-mock"))
-        .args([BARE_PORT, "0"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("{} has no bare-pipeline-mock", folder.display()))?;
-    let run = |arguments: &[&str]| -> Result<String> {
-        let done = Command::new(program("bare-pipeline")).args(arguments).output()?;
-        ensure!(done.status.success(), "bare-pipeline: {}", String::from_utf8_lossy(&done.stderr));
-        Ok(String::from_utf8(done.stdout)?)
-    };
-    let said = run(&["publish", &jobs]).and_then(|_| run(&["pipe2", &jobs, "512", "256"]));
-    mock.kill()?;
-    mock.wait()?;
-    let said = said?;
-    let figure = said.trim().rsplit(' ').next().and_then(|word| word.strip_suffix("/s"));
-    figure.and_then(|figure| figure.parse().ok()).with_context(|| format!("no figure in: {said}"))
 }
 
 async fn latency(outlay: &Path, rate: u32, seconds: u32, provider_ms: f64) -> Result<Latency> {

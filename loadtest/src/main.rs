@@ -1,5 +1,6 @@
 //! The `outlay-loadtest` binary: the load-test tools from the command line.
 
+mod bare;
 mod bench;
 mod fairness;
 mod fleet;

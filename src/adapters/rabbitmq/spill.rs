@@ -14,7 +14,7 @@ const RATE_MAX: u32 = 1000;
 /// A wait shorter than this is nobody's starvation.
 const DRAIN_MIN: Duration = Duration::from_millis(500);
 /// Busy for less than this is not yet known to be busy.
-const BUSY_MIN: Duration = Duration::from_millis(200);
+const BUSY_MIN: Duration = Duration::from_millis(100);
 const RESERVE_MIN: usize = 8;
 const BUCKET: Duration = Duration::from_millis(100);
 const BUCKETS: usize = 10;
@@ -24,7 +24,7 @@ const BUCKETS: usize = 10;
 pub(super) struct Load {
     /// How long every slot has been taken.
     pub(super) busy_for: Duration,
-    /// The broker sends no more before something is acknowledged, so there may be more behind.
+    /// The broker has sent nearly all that it may before something is acknowledged: there may be more behind.
     pub(super) is_window_full: bool,
     /// Messages that wait in the buffer.
     pub(super) buffered: usize,
@@ -111,7 +111,7 @@ mod tests {
             ("fast enough", Load { done_per_s: 1000, ..LOAD }),
             ("soon empty", Load { done_per_s: 999, buffered: 400, ..LOAD }),
             ("nothing behind", Load { is_window_full: false, ..LOAD }),
-            ("a slot is free", Load { busy_for: Duration::from_millis(100), ..LOAD }),
+            ("a slot is free", Load { busy_for: Duration::from_millis(50), ..LOAD }),
             ("within its share", Load { biggest: 250, ..LOAD }),
             ("within its share of four", Load { biggest: 128, projects: 4, ..LOAD }),
         ];

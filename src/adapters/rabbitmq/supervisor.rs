@@ -302,7 +302,8 @@ impl ConsumerTask {
         let now = self.clock.now().mono;
         for lane in self.options.lanes.clone() {
             let mut state = self.shared.lock();
-            if state.draining || state.unanswered(lane) < usize::from(self.options.prefetch()) {
+            // Before it is full: while these move, the next ones come.
+            if state.draining || state.unanswered(lane) < usize::from(self.options.prefetch()) / 4 * 3 {
                 continue;
             }
             let Some((project, biggest, projects)) = state.lanes.biggest(lane) else { continue };
