@@ -63,6 +63,7 @@ async fn workers_killed_at_random() {
     let counts = settle(&rig, jobs).await;
     assert!(busy > 0 && counts.presumed > 0, "a kill has to hit calls under way: {busy}, {counts:?}");
     eprintln!("{kills} kills, {busy} of busy workers: {counts:?}");
+    drop(workers);
     rig.close().await.expect("closed");
 }
 
