@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod book;
 pub mod breaker;
 pub mod budget;
+pub(crate) mod calendar;
 pub mod cancel;
 pub(crate) mod explain;
 pub mod gate;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::super::wire::request::{self as check, Choice, Format};
+use super::super::wire::request::{self as check, Choice, Format, ToolCall};
 use crate::ports::provider::Call;
 use crate::types::job::{Content, Message, Part, Request, Role};
 
@@ -201,20 +201,8 @@ fn tool_uses(message: &Message) -> Result<Blocks<'_>, String> {
         Blocks::List(list) => list,
     };
     for call in &message.tool_calls {
-        let function = &call["function"];
-        let (Some(id), Some(name), Some(arguments)) =
-            (call["id"].as_str(), function["name"].as_str(), function["arguments"].as_str())
-        else {
-            return Err(
-                "a tool call needs `id`, `function.name` and `function.arguments`; nothing was sent".into()
-            );
-        };
-        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let input: &RawValue = serde_json::from_str(arguments)
-            .ok()
-            .filter(|input: &&RawValue| input.get().starts_with('{'))
-            .ok_or("the arguments of a tool call are not a JSON object; nothing was sent")?;
-        list.push(Block::ToolUse { id, name, input });
+        let ToolCall { id, name, arguments } = check::tool_call(call)?;
+        list.push(Block::ToolUse { id, name, input: arguments });
     }
     Ok(Blocks::List(list))
 }

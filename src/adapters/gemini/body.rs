@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::super::wire::request::{self as check, Choice, Format};
+use super::super::wire::request::{self as check, Choice, Format, ToolCall};
 use crate::ports::provider::Call;
 use crate::types::job::{Content, Message, Part, Request, Role};
 
@@ -251,21 +251,9 @@ fn called(message: &Message) -> Result<Vec<Piece<'_>>, String> {
         content => pieces(content)?,
     };
     for call in &message.tool_calls {
-        let function = &call["function"];
-        let (Some(id), Some(name), Some(arguments)) =
-            (call["id"].as_str(), function["name"].as_str(), function["arguments"].as_str())
-        else {
-            return Err(
-                "a tool call needs `id`, `function.name` and `function.arguments`; nothing was sent".into()
-            );
-        };
-        let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let args: &RawValue = serde_json::from_str(arguments)
-            .ok()
-            .filter(|args: &&RawValue| args.get().starts_with('{'))
-            .ok_or("the arguments of a tool call are not a JSON object; nothing was sent")?;
+        let ToolCall { id, name, arguments } = check::tool_call(call)?;
         list.push(Piece::Called {
-            function_call: FunctionCall { id, name, args },
+            function_call: FunctionCall { id, name, args: arguments },
             thought_signature: call["extra_content"]["google"]["thought_signature"].as_str(),
         });
     }

@@ -1,20 +1,14 @@
 //! Spend, summed over attempts and never over results.
 
-use std::collections::{BTreeMap, HashMap};
-
-use jiff::tz::TimeZone;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::facts;
 use super::rows;
 use super::trouble::Sql;
+use crate::policy::calendar::{QUARTER, name_quarters};
 use crate::ports::reports::{SpendBy, SpendRow};
 use crate::types::{Usage, Wall};
-
-/// Every time zone in use is a whole number of quarters of an hour away from UTC, so a quarter
-/// lies within one day of any of them.
-const QUARTER: i64 = 15 * 60 * 1_000_000;
 
 macro_rules! sums {
     () => {
@@ -59,23 +53,14 @@ pub(super) async fn spend(conn: &mut PgConnection, by: SpendBy, since: Option<Wa
 
 /// Names each quarter of an hour in its project's time zone, then sums by those names.
 async fn by_calendar(conn: &mut PgConnection, since: i64, format: &str) -> Sql<Vec<SpendRow>> {
-    let zones: HashMap<String, TimeZone> = facts::projects(conn)
-        .await?
-        .into_iter()
-        .map(|project| (project.id.to_string(), TimeZone::get(&project.time_zone).unwrap_or(TimeZone::UTC)))
-        .collect();
+    let projects = facts::projects(conn).await?;
     let sql = "SELECT DISTINCT project_id, begun_at / $2 FROM outlay.attempt WHERE begun_at >= $1";
     let quarters = sqlx::query(sql).bind(since).bind(QUARTER).fetch_all(&mut *conn).await?;
-    let mut named: BTreeMap<(String, i64), String> = BTreeMap::new();
-    for row in &quarters {
-        let (project, quarter): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let zone = zones.get(&project).cloned().unwrap_or(TimeZone::UTC);
-        let at = Wall(quarter.saturating_mul(QUARTER)).timestamp().to_zoned(zone);
-        named.insert((project, quarter), at.strftime(format).to_string());
-    }
-    let (mut projects, mut quarters, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    let quarters = quarters.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let named = name_quarters(&projects, quarters.collect::<Sql<Vec<_>>>()?, format);
+    let (mut payers, mut quarters, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for ((project, quarter), name) in named {
-        projects.push(project);
+        payers.push(project);
         quarters.push(quarter);
         names.push(name);
     }
@@ -86,7 +71,7 @@ async fn by_calendar(conn: &mut PgConnection, since: i64, format: &str) -> Sql<V
             ON n.project = a.project_id AND n.quarter = a.begun_at / $2 \
           WHERE a.begun_at >= $1 GROUP BY 1 ORDER BY 1"
     );
-    let query = sqlx::query(sql).bind(since).bind(QUARTER).bind(projects).bind(quarters).bind(names);
+    let query = sqlx::query(sql).bind(since).bind(QUARTER).bind(payers).bind(quarters).bind(names);
     query.fetch_all(conn).await?.iter().map(spend_row).collect()
 }
 

@@ -1,20 +1,14 @@
 //! Spend, summed over attempts and never over results.
 
-use std::collections::{BTreeMap, HashMap};
-
-use jiff::tz::TimeZone;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::facts;
 use super::rows;
 use super::trouble::Sql;
+use crate::policy::calendar::{QUARTER, name_quarters};
 use crate::ports::reports::{SpendBy, SpendRow};
 use crate::types::{Usage, Wall};
-
-/// Every time zone in use is a whole number of quarters of an hour away from UTC, so a quarter
-/// lies within one day of any of them.
-const QUARTER: i64 = 15 * 60 * 1_000_000;
 
 macro_rules! sums {
     () => {
@@ -63,20 +57,11 @@ pub(super) async fn spend(
 
 /// Names each quarter of an hour in its project's time zone, then sums by those names.
 async fn by_calendar(conn: &mut SqliteConnection, since: i64, format: &str) -> Sql<Vec<SpendRow>> {
-    let zones: HashMap<String, TimeZone> = facts::projects(conn)
-        .await?
-        .into_iter()
-        .map(|project| (project.id.to_string(), TimeZone::get(&project.time_zone).unwrap_or(TimeZone::UTC)))
-        .collect();
+    let projects = facts::projects(conn).await?;
     let sql = "SELECT DISTINCT project_id, begun_at / ?2 FROM attempt WHERE begun_at >= ?1";
     let quarters = sqlx::query(sql).bind(since).bind(QUARTER).fetch_all(&mut *conn).await?;
-    let mut names: BTreeMap<(String, i64), String> = BTreeMap::new();
-    for row in &quarters {
-        let (project, quarter): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let zone = zones.get(&project).cloned().unwrap_or(TimeZone::UTC);
-        let at = Wall(quarter.saturating_mul(QUARTER)).timestamp().to_zoned(zone);
-        names.insert((project, quarter), at.strftime(format).to_string());
-    }
+    let quarters = quarters.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let names = name_quarters(&projects, quarters.collect::<Sql<Vec<_>>>()?, format);
     let names: Vec<_> = names.iter().map(|((project, quarter), name)| (project, quarter, name)).collect();
     let sql = concat!(
         "WITH named AS MATERIALIZED \

@@ -2,6 +2,7 @@
 //! not could be billed in another way, such as a hosted search tool.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The parts of an inline image.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +19,32 @@ pub(crate) fn inline_image(url: &str) -> Result<InlineImage<'_>, String> {
     let (media_type, data) =
         parts.ok_or("an image must be inline, as data:<media type>;base64,<data>; nothing was sent")?;
     Ok(InlineImage { media_type, data })
+}
+
+/// A call of a function that an assistant made earlier in the conversation.
+pub(crate) struct ToolCall<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: &'a str,
+    /// A JSON object, as it was written.
+    pub(crate) arguments: &'a RawValue,
+}
+
+/// Reads a call of OpenAI's form, whose arguments are JSON in a string.
+pub(crate) fn tool_call(call: &Value) -> Result<ToolCall<'_>, String> {
+    let function = &call["function"];
+    let (Some(id), Some(name), Some(arguments)) =
+        (call["id"].as_str(), function["name"].as_str(), function["arguments"].as_str())
+    else {
+        return Err(
+            "a tool call needs `id`, `function.name` and `function.arguments`; nothing was sent".into()
+        );
+    };
+    let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
+    let arguments: &RawValue = serde_json::from_str(arguments)
+        .ok()
+        .filter(|arguments: &&RawValue| arguments.get().starts_with('{'))
+        .ok_or("the arguments of a tool call are not a JSON object; nothing was sent")?;
+    Ok(ToolCall { id, name, arguments })
 }
 
 /// The `function` of a tool in OpenAI's form; no other type of tool is sent.
