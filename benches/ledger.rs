@@ -47,6 +47,7 @@ fn result(key: &JobKey) -> Box<JobResult> {
         cost_usd: NanoUsd(1_000),
         presumed_usd: NanoUsd::ZERO,
         cached: false,
+        cached_from: None,
         late: false,
         timing: Timing::default(),
         metadata: None,

@@ -9,7 +9,8 @@ use outlay::policy::breaker::Health;
 use outlay::policy::budget::{self, Period, Window};
 use outlay::policy::price;
 use outlay::policy::route::{Ask, OfferView, TaskRules, Wait, choose};
-use outlay::types::catalogue::{Offer, Prices, Tier, Tokenizer};
+use outlay::types::catalogue::{Offer, Prices, Sale, Tier, Tokenizer};
+use outlay::types::evidence::Quality;
 use outlay::types::job::{Content, Message, Request, Role, Terms};
 use outlay::types::ledger::WindowKind;
 use outlay::types::{Job, JobKey, Mono, NanoUsd, Now, PicoUsdPerToken, Wall, WindowId};
@@ -35,6 +36,7 @@ fn view(n: u32) -> OfferView {
         tokenizer: Tokenizer::Bytes,
         timeout: Duration::from_secs(60),
         simulated: false,
+        sale: Sale::default(),
     };
     OfferView {
         offer: Arc::new(offer),
@@ -43,6 +45,7 @@ fn view(n: u32) -> OfferView {
         wait: Wait::For(Duration::from_millis(u64::from(n * 11 % 30) * 100)),
         latency: Duration::from_millis(u64::from(n * 13 % 30) * 200),
         expected_output_tokens: 256,
+        quality: Quality { calls: n % 90, ..Quality::UNKNOWN },
     }
 }
 
@@ -77,6 +80,7 @@ fn route(c: &mut Criterion) {
         committed: NanoUsd::ZERO,
         failed_on: &[],
         invalid: &[],
+        pinned: None,
         now,
     };
     let healthy: Vec<_> = (0..30).map(view).collect();

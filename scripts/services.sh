@@ -7,6 +7,7 @@ usage() {
     cat <<'USAGE'
 Usage: scripts/services.sh up                       make sure that both answer; prints lines for `eval`
        scripts/services.sh down                     stop what `up` started, and nothing else
+       scripts/services.sh ctl PROGRAM ARG...       rabbitmqctl and the like, on the broker of `up`
        scripts/services.sh private COMMAND ...      instances of their own, for tests that break them
 
 `up` takes, for each of the two, the first of these that works:
@@ -523,10 +524,27 @@ down() {
     rmdir "$remembered" 2>/dev/null || true
 }
 
+# on_broker PROGRAM ARG...: one of RabbitMQ's programs, where the broker is that `up` found or started.
+on_broker() {
+    local url
+    url=${OUTLAY_TEST_AMQP_URL:-$(found rabbitmq)} || die "no broker answers; \`scripts/services.sh up\` starts one"
+    if [[ $url == "$(url_of rabbitmq "$remembered")" ]]; then
+        private ctl "$remembered" "$@"
+    elif [[ $url == "$(url_of rabbitmq "$remembered/compose")" ]]; then
+        compose exec -T rabbitmq "$@"
+    else
+        "$@"
+    fi
+}
+
 case ${1-} in
     -h | --help) usage ;;
     up) up ;;
     down) down ;;
+    ctl)
+        shift
+        on_broker "$@"
+        ;;
     private)
         shift
         private "$@"

@@ -2,6 +2,7 @@
 
 mod broker;
 mod forecast;
+mod prices;
 mod run;
 mod sink;
 mod store;
@@ -12,8 +13,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 pub use self::broker::{Dead, DeadWhich, SubmitSpec, SubmitWatch, Submitted, dead_letters, submit};
 pub use self::forecast::{Forecast, ForecastLine, forecast};
+pub use self::prices::{price_table, priced_offers};
 pub use self::run::{Panel, RunEnd, RunInfo, RunSpec, run};
 pub use self::sink::Output;
 use self::store::open_store;
@@ -25,15 +29,17 @@ use crate::adapters::openai::{self, OpenAi, OpenAiOptions};
 use crate::adapters::simulated::{Simulated, SimulatedFailures, SimulatedLatency, SimulatedOptions};
 use crate::config::{self, Config, ProviderKind};
 use crate::engine::fleet::ProviderSpec;
-use crate::engine::{Rules, TaskTerms};
+use crate::engine::{BreakerNews, Engine, GuardParts, Rules, Sharing, TaskTerms};
 use crate::policy::admission::Limits;
 use crate::policy::intake::Known;
 use crate::policy::route::TaskRules;
 use crate::ports::ledger::Reconcile;
-use crate::ports::{Clock, Directory, Jobs, Provider, Reports, StoreMode};
+use crate::ports::{
+    Breakers, Clock, Directory, GuardBook, Jobs, Provider, Reports, Shared, Shares, StoreMode,
+};
 use crate::types::catalogue::Offer;
 use crate::types::job::Deadline;
-use crate::types::{ProjectId, ProviderId};
+use crate::types::{ProjectId, ProviderId, WorkerId};
 
 /// Why a command ends without its work done: a sentence, and the exit code that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,10 +86,16 @@ pub struct Admin {
     pub reports: Arc<dyn Reports>,
     /// Jobs outside their own life.
     pub jobs: Arc<dyn Jobs>,
+    /// What workers know of models together, and feedback.
+    pub shared: Arc<dyn Shared>,
+    /// Breakers, where workers share them.
+    pub breakers: Option<Arc<dyn Breakers>>,
     /// Closing presumed money.
     pub reconcile: Arc<dyn Reconcile>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// How far apart the tenths of what the loop guard parked are released.
+    pub release_step: std::time::Duration,
 }
 
 /// Which configuration and which store, as the command line says.
@@ -140,8 +152,11 @@ pub async fn open_admin(options: &ConfigOptions, create: bool) -> Result<Admin, 
         directory: store.directory,
         reports: store.reports,
         jobs: store.jobs,
+        shared: store.shared,
+        breakers: store.breakers,
         reconcile: store.reconcile,
         clock,
+        release_step: config.guard.release_step,
     })
 }
 
@@ -224,10 +239,51 @@ fn provider_specs(config: &Config) -> Vec<ProviderSpec> {
             requests_per_minute: provider.requests_per_minute,
             tokens_per_minute: provider.tokens_per_minute,
         },
+        model_limits: config.model_limits.iter().map(|(model, limits)| (model.clone(), *limits)).collect(),
         max_concurrent: provider.max_concurrent.get(),
         timeout: provider.timeout,
     };
     config.providers.iter().map(spec).collect()
+}
+
+/// Makes a process's use of the limits right from its first call: by shares where others may be at
+/// work, otherwise by what was called within the last minute, which providers still count.
+async fn limits(
+    engine: &Arc<Engine>,
+    reports: &dyn Reports,
+    shares: Option<Arc<dyn Shares>>,
+) -> Result<Option<Sharing>, Failed> {
+    if !engine.fleet().is_limited() {
+        return Ok(None);
+    }
+    match shares {
+        Some(shares) => Ok(Sharing::begin(engine, shares, WorkerId(Uuid::now_v7())).await?),
+        None => {
+            engine.recall_calls(reports).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Puts a process's breakers in step with those of others, where others may be at work.
+async fn breakers(
+    engine: &Arc<Engine>,
+    breakers: Option<Arc<dyn Breakers>>,
+) -> Result<Option<BreakerNews>, Failed> {
+    match breakers {
+        Some(breakers) => Ok(Some(BreakerNews::begin(engine, breakers, WorkerId(Uuid::now_v7())).await?)),
+        None => Ok(None),
+    }
+}
+
+/// What looks out for loops.
+fn guard_parts(config: &Config, book: Arc<dyn GuardBook>) -> GuardParts {
+    GuardParts {
+        book,
+        settings: config.guard.clone(),
+        modes: config.guard_modes.clone(),
+        keep_lineages: config.retain.result,
+    }
 }
 
 fn rules(config: &Config, retry_failed: bool) -> Rules {
@@ -237,9 +293,14 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
             max_output_tokens: settings.max_output_tokens,
             models: settings.models.clone(),
             validate: settings.validate.clone(),
+            quality_floor: settings.quality_floor,
+            pin: settings.pin,
+            hedge_after: settings.hedge_after,
+            rules: settings.rules.clone(),
         },
         deadline: settings.deadline.map(Deadline::Within),
         attempts_max: settings.max_attempts,
+        cache: settings.cache,
     };
     let unbilled =
         |provider: &config::ProviderConfig| (provider.id.clone(), provider.unbilled_errors.clone());
@@ -251,6 +312,8 @@ fn rules(config: &Config, retry_failed: bool) -> Rules {
         deaths_count: false,
         hold_max: None,
         session_renews: false,
+        hedge_share_ppm: config.worker.hedge_share_ppm,
+        run_capped: false,
         default_project: config.defaults.budget.and_then(|_| config.project_seed(&ProjectId::from(""))),
     }
 }

@@ -14,7 +14,10 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::policy::breaker::Transition;
+use crate::policy::drift::Kind;
 use crate::ports::{Happened, Observer};
+use crate::types::guard::{GuardRule, GuardStep};
+use crate::types::ledger::ParkReason;
 use crate::types::{AttemptOutcome, ModelId, ProjectId, ProviderId, Status, TaskId};
 
 /// Upper bounds in seconds, from a broker's round trip to the longest answer.
@@ -34,8 +37,13 @@ pub struct Telemetry {
     jobs: Handles<(ProjectId, TaskId, Status), JobSeries>,
     attempts: Handles<(ProviderId, ModelId, AttemptOutcome), Counter>,
     spend: Handles<(ProjectId, ModelId), Counter>,
+    cache_hits: Handles<(ProjectId, TaskId), Counter>,
+    guard_trips: Handles<(ProjectId, GuardRule, GuardStep), Counter>,
+    hedges: Handles<(ProviderId, ModelId, bool), Counter>,
+    drifts: Handles<(ModelId, Kind), Counter>,
     gauges: Handles<(&'static str, Labels), Gauge>,
     parked: Counter,
+    followed: Counter,
     in_flight: Gauge,
     limiter_wait: Histogram,
     overhead: Histogram,
@@ -85,6 +93,7 @@ impl Telemetry {
         Ok(Self {
             handle: recorder.handle(),
             parked: counter(&recorder, "outlay_jobs_parked_total", Vec::new()),
+            followed: counter(&recorder, "outlay_cache_followed_total", Vec::new()),
             in_flight: gauge(&recorder, "outlay_in_flight", Vec::new()),
             limiter_wait: histogram(&recorder, "outlay_limiter_wait_seconds", Vec::new()),
             overhead: histogram(&recorder, "outlay_overhead_seconds", Vec::new()),
@@ -94,6 +103,10 @@ impl Telemetry {
             jobs: Handles::default(),
             attempts: Handles::default(),
             spend: Handles::default(),
+            cache_hits: Handles::default(),
+            guard_trips: Handles::default(),
+            hedges: Handles::default(),
+            drifts: Handles::default(),
             gauges: Handles::default(),
         })
     }
@@ -123,6 +136,11 @@ impl Telemetry {
         self.ledger_batch.record(f64::from(size));
     }
 
+    fn cache_series(&self, (project, task): &(ProjectId, TaskId)) -> Counter {
+        let labels = vec![Label::new("project", project.to_string()), Label::new("task", task.to_string())];
+        counter(&self.recorder, "outlay_cache_hits_total", labels)
+    }
+
     fn job_series(&self, (project, task, status): &(ProjectId, TaskId, Status)) -> JobSeries {
         let labels = vec![
             Label::new("project", project.to_string()),
@@ -143,6 +161,10 @@ impl Observer for Telemetry {
                 let key = (result.project.clone(), result.task.clone(), result.status);
                 let series = self.jobs.get(key, |key| self.job_series(key));
                 series.count.increment(1);
+                if result.cached {
+                    let key = (result.project.clone(), result.task.clone());
+                    self.cache_hits.get(key, |key| self.cache_series(key)).increment(1);
+                }
                 let timing = &result.timing;
                 let took = timing.finished_at.saturating_since(timing.queued_at);
                 series.latency.record(took.as_secs_f64());
@@ -152,10 +174,23 @@ impl Observer for Telemetry {
                     self.deadline_margin.record(millis_to_seconds(margin));
                 }
             }
+            Happened::JobParked(_, ParkReason::Following { .. }) => self.followed.increment(1),
             Happened::JobParked(..) => self.parked.increment(1),
             Happened::CallStarted { waited, .. } => {
                 self.limiter_wait.record(waited.as_secs_f64());
                 self.in_flight.increment(1.0);
+            }
+            Happened::Hedge { route, won } => {
+                let key = (route.offer.provider.clone(), route.offer.id.clone(), *won);
+                let hedges = self.hedges.get(key, |(provider, model, won)| {
+                    let labels = vec![
+                        Label::new("provider", provider.to_string()),
+                        Label::new("model", model.to_string()),
+                    ];
+                    let name = if *won { "outlay_hedges_won_total" } else { "outlay_hedges_total" };
+                    counter(&self.recorder, name, labels)
+                });
+                hedges.increment(1);
             }
             Happened::CallEnded { project, route, outcome, cost, .. } => {
                 self.in_flight.decrement(1.0);
@@ -182,13 +217,38 @@ impl Observer for Telemetry {
             Happened::Breaker { provider, model, transition, .. } => {
                 let model = model.map_or_else(String::new, ToString::to_string);
                 let labels = vec![("provider", provider.to_string()), ("model", model)];
+                if let Transition::Opened { hard, .. } = transition {
+                    let kind = if *hard { "hard" } else { "soft" };
+                    let labels = labels.iter().map(|(name, value)| Label::new(*name, value.clone()));
+                    let labels = labels.chain([Label::new("kind", kind)]).collect();
+                    counter(&self.recorder, "outlay_breaker_openings_total", labels).increment(1);
+                }
                 self.set("outlay_breaker_state", labels, breaker_level(transition));
+            }
+            Happened::GuardTripped(trip) => {
+                let key = (trip.subject.project.clone(), trip.subject.rule, trip.step);
+                let trips = self.guard_trips.get(key, |(project, rule, step)| {
+                    let labels = vec![
+                        Label::new("project", project.to_string()),
+                        Label::new("rule", rule.as_str()),
+                        Label::new("step", step.as_str()),
+                    ];
+                    counter(&self.recorder, "outlay_guard_trips_total", labels)
+                });
+                trips.increment(1);
+            }
+            Happened::Drift { model, drift, .. } => {
+                let drifts = self.drifts.get(((*model).clone(), drift.kind), |(model, kind)| {
+                    let labels =
+                        vec![Label::new("model", model.to_string()), Label::new("kind", kind.as_str())];
+                    counter(&self.recorder, "outlay_drift_total", labels)
+                });
+                drifts.increment(1);
             }
             Happened::JobKnown(..)
             | Happened::JobRepeated(_)
             | Happened::JobReturned(_)
-            | Happened::Overshoot { .. }
-            | Happened::UnknownSnapshot { .. } => {}
+            | Happened::Overshoot { .. } => {}
         }
     }
 }
@@ -226,8 +286,18 @@ fn describe(recorder: &PrometheusRecorder) {
     let counters = [
         ("outlay_jobs_total", "Jobs that became terminal."),
         ("outlay_jobs_parked_total", "Times a job was parked."),
+        ("outlay_cache_hits_total", "Jobs that got the answer of an identical one, at no cost."),
+        ("outlay_cache_followed_total", "Times a job was set aside to wait for an identical one."),
         ("outlay_attempts_total", "Calls that ended, by how."),
+        ("outlay_guard_trips_total", "What the loop guard told of, by rule and how far it went."),
+        ("outlay_hedges_total", "Calls begun beside another that had no answer yet."),
+        ("outlay_hedges_won_total", "Such calls whose answer became the job's."),
         ("outlay_spend_nanousd_total", "Known bills, in nano-dollars."),
+        (
+            "outlay_breaker_openings_total",
+            "Times a breaker opened here, or was heard to have opened elsewhere.",
+        ),
+        ("outlay_drift_total", "Answers and price checks that differ from the catalogue."),
     ];
     for (name, text) in counters {
         recorder.describe_counter(name.into(), None, text.into());

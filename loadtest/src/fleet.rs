@@ -47,6 +47,9 @@ enum Question {
         /// Calls at the same time in one worker
         #[arg(long, default_value_t = 1536)]
         slots: usize,
+        /// Every job uses the cache; no two are identical
+        #[arg(long)]
+        cache: bool,
         /// The folder of a built bare pipeline, to run just before and after
         #[arg(long, value_name = "FOLDER")]
         bare: Option<PathBuf>,
@@ -138,9 +141,13 @@ impl Fleet {
         ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match &self.question {
-            Question::Throughput { jobs, workers, slots, bare } => {
-                let found =
-                    runtime.block_on(throughput(&outlay, *jobs, *workers, *slots, bare.as_deref()))?;
+            Question::Throughput { jobs, workers, slots, cache, bare } => {
+                let mut options = RigOptions::new(outlay);
+                options.max_in_flight = *slots;
+                if *cache {
+                    options.more = "[defaults]\ncache_ttl = \"1h\"\n".to_owned();
+                }
+                let found = runtime.block_on(throughput(options, *jobs, *workers, bare.as_deref()))?;
                 if self.json {
                     return print(&found);
                 }
@@ -221,18 +228,15 @@ fn print(value: &impl Serialize) -> Result<()> {
 }
 
 async fn throughput(
-    outlay: &Path,
+    options: RigOptions,
     jobs: u64,
     workers: usize,
-    slots: usize,
     bare: Option<&Path>,
 ) -> Result<Throughput> {
     let mut bare_jobs_per_second = Vec::new();
     if let Some(folder) = bare {
         bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
-    let mut options = RigOptions::new(outlay);
-    options.max_in_flight = slots;
     let rig = Rig::start(options).await?;
     let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
     let outcome = timed(&rig, jobs, workers).await;

@@ -18,6 +18,8 @@ use crate::ports::Clock;
 use crate::types::{Mono, Now, Wall};
 
 const STEP: i64 = 1_000_000;
+/// What the monotonic time is at the start, so that there is a time before it.
+const ORIGIN: Duration = Duration::from_secs(3600);
 
 /// Real time, or tokio's paused time in a test.
 #[derive(Debug)]
@@ -65,10 +67,10 @@ impl Clock for SystemClock {
                 wall = system;
             }
         }
-        Now { mono: Mono(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)), wall }
+        Now { mono: Mono(0) + ORIGIN + elapsed, wall }
     }
 
     async fn sleep_until(&self, at: Mono) {
-        tokio::time::sleep_until(self.start + Duration::from_nanos(at.0)).await;
+        tokio::time::sleep_until(self.start + at.since(Mono(0) + ORIGIN)).await;
     }
 }

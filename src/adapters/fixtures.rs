@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::ports::clock::Clock;
 use crate::ports::provider::Call;
-use crate::types::catalogue::{Offer, Prices, Tier, Tokenizer};
+use crate::types::catalogue::{Offer, Prices, Sale, Tier, Tokenizer};
 use crate::types::job::{Content, Message, Request, Role, Terms};
 use crate::types::{AttemptId, Job, JobKey, Mono, Now, PicoUsdPerToken, Wall};
 
@@ -62,6 +62,7 @@ pub(crate) fn offer() -> Offer {
         tokenizer: Tokenizer::Bytes,
         timeout: Duration::from_secs(5),
         simulated: false,
+        sale: Sale::default(),
     }
 }
 

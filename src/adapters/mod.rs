@@ -10,6 +10,7 @@ pub mod gemini;
 pub mod memory;
 pub mod openai;
 pub mod postgres;
+pub mod price_table;
 pub mod rabbitmq;
 pub mod results_file;
 pub mod simulated;

@@ -204,6 +204,7 @@ mod tests {
             cost_usd: NanoUsd(1),
             presumed_usd: NanoUsd::ZERO,
             cached: false,
+            cached_from: None,
             late: false,
             timing: crate::types::outcome::Timing::default(),
             metadata: None,

@@ -110,6 +110,7 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
             committed,
             failed_on: &[],
             invalid: &[],
+            pinned: None,
             now,
         };
         match choose(&ask, &views) {

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::sink::{self, Output};
 use super::store::{OpenStore, StoreSession};
-use super::{ConfigOptions, Failed, catalogue, load_working_config, provider_set, provider_specs, rules};
+use super::{
+    ConfigOptions, Failed, catalogue, guard_parts, load_working_config, provider_set, provider_specs, rules,
+};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::file_queue::FileQueue;
 use crate::adapters::results_file::ResultsFile;
+use crate::engine::drift::check_prices;
 use crate::engine::fleet::Fleet;
 use crate::engine::janitor::Chores;
-use crate::engine::{Engine, EngineParts, Tasks, consumer, janitor};
+use crate::engine::{Engine, EngineParts, Rules, Tasks, consumer, janitor};
 use crate::ports::ledger::{Opened, SessionSpec};
 use crate::ports::{Clock, Directory, Happened, Observer, Queue, StoreMode};
 use crate::types::catalogue::Offer;
@@ -95,7 +100,7 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     let session =
         SessionSpec { run_cap: spec.max_cost, label: super::session_label(), ..SessionSpec::default() };
     let StoreSession { ledger, tasks: ledger_tasks, opened, .. } = store.session(&session).await?;
-    let OpenStore { directory, reports, .. } = store;
+    let OpenStore { directory, reports, shares, breakers, shared, guard, .. } = store;
 
     let tasks = Tasks::new();
     let ledger_tasks: Vec<_> = ledger_tasks.into_iter().map(|task| tasks.spawn_service(task)).collect();
@@ -137,14 +142,26 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
         clock: Arc::clone(&clock),
         ledger: Arc::clone(&ledger),
         directory: Arc::clone(&directory),
+        shared,
         providers,
         fleet,
-        rules: rules(&config, spec.retry_failed),
+        rules: Rules { run_capped: spec.max_cost.is_some(), ..rules(&config, spec.retry_failed) },
         observer,
         tasks: tasks.clone(),
+        guard: Some(guard_parts(&config, guard)),
     }));
     engine.refresh().await?;
-    let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), Chores { reports, fleet: None }));
+    let sharing = super::limits(&engine, &*reports, shares).await?;
+    let breakers = super::breakers(&engine, breakers).await?;
+    let calls_over = CancellationToken::new();
+    let sharing = sharing.map(|sharing| tasks.spawn_service(sharing.keep(calls_over.clone())));
+    let breakers = breakers.map(|news| tasks.spawn_service(news.keep(calls_over.clone())));
+    let janitor = tasks.spawn_service(janitor::keep(
+        Arc::clone(&engine),
+        Chores { reports: Arc::clone(&reports), fleet: None },
+    ));
+    let prices = super::prices::price_check(&config, &clock, &reports)?
+        .map(|check| tasks.spawn_service(check_prices(Arc::clone(&engine), check)));
     let ticker =
         tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -161,7 +178,18 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     tasks.stop();
     // Chores end with the run; a panic in one has been logged and must not hide the outcome.
     drop((janitor.await, ticker.await));
+    calls_over.cancel();
+    for task in sharing.into_iter().chain(breakers) {
+        drop(task.await);
+    }
+    engine.settle_guard().await;
+    if let Some(prices) = prices {
+        drop(prices.await);
+    }
     failed = failed.or(engine.fatal().map(Failed::from));
+    if let Err(error) = engine.share_experience().await {
+        tracing::warn!(%error, "what is known of models could not be kept");
+    }
     if let Err(error) = ledger.close().await {
         failed.get_or_insert(error.into());
     }

@@ -9,7 +9,9 @@ use super::Failed;
 use crate::adapters::{postgres, sqlite};
 use crate::config::{self, Config};
 use crate::ports::ledger::{Opened, Reconcile, SessionSpec};
-use crate::ports::{Clock, Directory, Jobs, Ledger, Outbox, Reports, StoreMode};
+use crate::ports::{
+    Breakers, Clock, Directory, GuardBook, Jobs, Ledger, Outbox, Reports, Shared, Shares, StoreMode,
+};
 
 /// An open store.
 pub(super) struct OpenStore {
@@ -19,6 +21,12 @@ pub(super) struct OpenStore {
     pub(super) reports: Arc<dyn Reports>,
     pub(super) reconcile: Arc<dyn Reconcile>,
     pub(super) jobs: Arc<dyn Jobs>,
+    /// Where limits are shared with other processes; `None` where there are none.
+    pub(super) shares: Option<Arc<dyn Shares>>,
+    /// Where breakers are; as with limits.
+    pub(super) breakers: Option<Arc<dyn Breakers>>,
+    pub(super) shared: Arc<dyn Shared>,
+    pub(super) guard: Arc<dyn GuardBook>,
     kind: Kind,
 }
 
@@ -54,6 +62,10 @@ pub(super) async fn open_store(
                 reports: Arc::clone(&store) as _,
                 reconcile: Arc::clone(&store) as _,
                 jobs: Arc::clone(&store) as _,
+                shares: None,
+                breakers: None,
+                shared: Arc::clone(&store) as _,
+                guard: Arc::clone(&store) as _,
                 kind: Kind::Sqlite(store),
             })
         }
@@ -65,6 +77,10 @@ pub(super) async fn open_store(
                 reports: Arc::clone(&store) as _,
                 reconcile: Arc::clone(&store) as _,
                 jobs: Arc::clone(&store) as _,
+                shares: Some(Arc::clone(&store) as _),
+                breakers: Some(Arc::clone(&store) as _),
+                shared: Arc::clone(&store) as _,
+                guard: Arc::clone(&store) as _,
                 kind: Kind::Postgres(store),
             })
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::adapters::rabbitmq::RabbitQueue;
 use crate::admin::{Health, Vital, Vitals};
 use crate::engine::Tasks;
+use crate::policy::breaker::Transition;
 use crate::ports::{Clock, Directory, Happened, Ledger, Observer};
 use crate::telemetry::Telemetry;
 use crate::types::{NanoUsd, ProjectId};
@@ -161,21 +162,40 @@ fn tell(happened: &Happened<'_>) {
         Happened::JobParked(key, reason) => tracing::info!(job = %key, "parked: {}", reason.sentence()),
         Happened::Breaker { provider, model, transition, message } => {
             let model = model.map_or("", |model| model.as_str());
-            tracing::warn!(%provider, model, ?transition, message, "a breaker moved");
+            match transition {
+                Transition::Opened { hard: true, .. } => tracing::error!(
+                    %provider, model, message,
+                    "calls stop: see to the account, the key or the model's name; one call looks every 5 minutes \
+                     whether that has been done"
+                ),
+                Transition::Opened { .. } => {
+                    tracing::warn!(%provider, model, message, "out of service for now: calls stop");
+                }
+                Transition::HalfOpened => {
+                    tracing::info!(%provider, model, "answers again, one call at a time")
+                }
+                Transition::Closed => tracing::info!(%provider, model, "back in service"),
+            }
+        }
+        Happened::GuardTripped(trip) => {
+            tracing::warn!(evidence = %trip.evidence, step = %trip.step, "the loop guard: {}", trip.subject);
         }
         Happened::Overshoot { model, by } => {
             tracing::error!(%model, "a bill was ${by} above its hold: the model is stopped for everyone");
         }
-        Happened::UnknownSnapshot { model, served } => {
-            tracing::warn!(%model, served, "answered by a model that the catalogue does not know for it");
+        Happened::Drift { model, drift, news: true } => {
+            let (kind, stopped) = (drift.kind.as_str(), drift.stops);
+            tracing::warn!(%model, kind, value = drift.value, stopped, "{model} has drifted: {}", drift.message);
         }
         Happened::JobEnded(result) => {
             tracing::debug!(job = %result.id, project = %result.project, status = result.status.as_str(), "ended");
         }
-        Happened::JobKnown(..)
+        Happened::Drift { news: false, .. }
+        | Happened::JobKnown(..)
         | Happened::JobRepeated(_)
         | Happened::JobReturned(_)
         | Happened::CallStarted { .. }
+        | Happened::Hedge { .. }
         | Happened::CallEnded { .. } => {}
     }
 }

@@ -14,12 +14,16 @@ use tokio_util::sync::CancellationToken;
 use super::store::{OpenStore, open_store};
 use super::vitals::WorkerVitals;
 use super::{
-    ConfigOptions, Failed, broker, catalogue, load_working_config, provider_set, provider_specs, rules,
+    ConfigOptions, Failed, broker, catalogue, guard_parts, load_working_config, provider_set, provider_specs,
+    rules,
 };
 use crate::adapters::clock::SystemClock;
-use crate::adapters::rabbitmq::{OutboxSender, Publisher, PublisherOptions, QueueOptions, RabbitQueue};
+use crate::adapters::rabbitmq::{
+    FeedbackConsumer, OutboxSender, Publisher, PublisherOptions, QueueOptions, RabbitQueue,
+};
 use crate::admin;
 use crate::config::{self, Config};
+use crate::engine::drift::check_prices;
 use crate::engine::fleet::Fleet;
 use crate::engine::janitor::{self, Chores, FleetChores};
 use crate::engine::{Engine, EngineParts, Rules, Tasks, consumer};
@@ -158,19 +162,28 @@ async fn work(
         clock: Arc::clone(clock),
         ledger: Arc::clone(&ledger),
         directory: Arc::clone(&store.directory),
+        shared: Arc::clone(&store.shared),
         providers: provider_set(config, clock)?,
         fleet,
         rules,
         observer: Arc::clone(vitals) as _,
         tasks: tasks.clone(),
+        guard: Some(guard_parts(config, Arc::clone(&store.guard))),
     }));
     engine.refresh().await?;
+    let sharing = super::limits(&engine, &*store.reports, store.shares.clone()).await?;
+    let breakers = super::breakers(&engine, store.breakers.clone()).await?;
+    let calls_over = CancellationToken::new();
+    let sharing = sharing.map(|sharing| tasks.spawn_service(sharing.keep(calls_over.clone())));
+    let breakers = breakers.map(|news| tasks.spawn_service(news.keep(calls_over.clone())));
     vitals.started(&queue, &ledger);
     let chores = Chores {
         reports: Arc::clone(&store.reports),
         fleet: Some(FleetChores { jobs: Arc::clone(&store.jobs), keep: retention(config) }),
     };
     let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), chores));
+    let prices = super::prices::price_check(config, clock, &store.reports)?
+        .map(|check| tasks.spawn_service(check_prices(Arc::clone(&engine), check)));
     let sampler = tasks.spawn_service(Arc::clone(vitals).sample(
         Arc::clone(&store.directory),
         Arc::clone(clock),
@@ -181,6 +194,9 @@ async fn work(
         let sender = OutboxSender::new(outbox, publisher.clone(), Arc::clone(clock));
         tasks.spawn_service(sender.run(outbox_done.clone()))
     });
+    let feedback_done = CancellationToken::new();
+    let feedback = FeedbackConsumer::new(&broker, publisher.clone(), Arc::clone(&store.shared));
+    let feedback = tasks.spawn_service(feedback.run(feedback_done.clone()));
     tracing::info!(slots, lanes = ?config.worker.lanes, "takes jobs");
 
     let jobs: Arc<dyn Queue> = Arc::clone(&queue) as _;
@@ -194,16 +210,28 @@ async fn work(
         );
     }
     drop((janitor.await, sampler.await));
+    calls_over.cancel();
+    for task in sharing.into_iter().chain(breakers) {
+        drop(task.await);
+    }
+    if let Err(error) = engine.share_experience().await {
+        tracing::warn!(%error, "what is known of models could not be kept");
+    }
+    engine.settle_guard().await;
+    if let Some(prices) = prices {
+        drop(prices.await);
+    }
     // Ends the session: what is still held becomes presumed, and the ledger's tasks end with it.
     let closed = ledger.close().await;
     outbox_done.cancel();
+    feedback_done.cancel();
     if let Some(outbox) = outbox
         && tokio::time::timeout(OUTBOX_DRAIN, outbox).await.is_err()
     {
         tracing::warn!("some results were not published in time; another worker will send them");
     }
     drop((engine, ledger, jobs, queue, publisher));
-    for (what, task) in [("consumer", consuming), ("publisher", sender)] {
+    for (what, task) in [("feedback", feedback), ("consumer", consuming), ("publisher", sender)] {
         if tokio::time::timeout(OUTBOX_DRAIN, task).await.is_err() {
             tracing::debug!("the {what}'s connection was not closed in time");
         }

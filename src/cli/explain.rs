@@ -10,9 +10,10 @@ use super::{Global, project};
 use crate::app::{self, Failed};
 use crate::policy::route;
 use crate::ports::reports::{AttemptRow, JobHistory};
+use crate::types::evidence::Quality;
 use crate::types::ledger::{HoldState, ParkReason, WindowKind};
-use crate::types::route::{Considered, Explanation};
-use crate::types::{JobId, JobResult, NanoUsd, ProjectId, TaskId, Wall};
+use crate::types::route::{Considered, Explanation, Fallback};
+use crate::types::{AttemptOutcome, JobId, JobResult, NanoUsd, ProjectId, TaskId, Wall};
 
 /// Arguments of `outlay explain`.
 #[derive(Debug, Args)]
@@ -143,6 +144,14 @@ fn advice(project: &ProjectId, reason: &ParkReason) -> String {
         ParkReason::Stopped { .. } => {
             format!("once the reason is dealt with, `outlay project resume {project}`")
         }
+        ParkReason::Following { .. } => {
+            "nothing; it gets that job's answer, or takes its place when there is none".to_owned()
+        }
+        ParkReason::Guard { rule, key, .. } => format!(
+            "if this is a loop, end it, and cancel its jobs or let them go with `outlay jobs release --project \
+             {project} --rule {rule} --key '{key}' --as loop`; if it is not, say `--as planned` or `--as \
+             false-positive`: the rule then looks away for a day and is half as strict afterwards"
+        ),
         ParkReason::NoProvider { .. } => {
             "nothing; it goes on when a provider answers again. `outlay models check` tells whether the \
              keys are there"
@@ -208,13 +217,20 @@ fn result_text(out: &mut Lines, result: &JobResult, zone: &TimeZone) {
     }
     if let Some(route) = &result.route {
         let simulated = if route.simulated { " (simulated)" } else { "" };
-        let cached = if result.cached { ", from the cache of identical jobs" } else { "" };
+        let cached = match &result.cached_from {
+            Some(job) => format!(", when it answered the identical job {job}"),
+            None => String::new(),
+        };
         out.add(2, &format!("answered by {} at {}{simulated}{cached}", route.model, route.provider));
     }
     let mut cost = format!("cost {}", dollars_nearest(result.cost_usd));
     if result.presumed_usd > NanoUsd::ZERO {
         let presumed = dollars_nearest(result.presumed_usd);
-        cost += &format!(", and {presumed} presumed (calls whose bill is unknown)");
+        cost += &format!(", and {presumed} presumed (calls whose bill is unknown or not there yet)");
+    }
+    let ran_on = result.attempts.iter().filter(|call| call.outcome == AttemptOutcome::Running).count();
+    if ran_on > 0 {
+        cost += ", when it finished: the other call of its hedge still ran, and its end is told below";
     }
     let usage = &result.usage;
     cost += &format!("; {} tokens in", usage.input_tokens);
@@ -239,9 +255,15 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
         for invalid in &explanation.invalid {
             out.add(4, &format!("because: {invalid}"));
         }
+        if let Some(rule) = &explanation.rule {
+            out.add(4, &format!("rule about its input: {rule}"));
+        }
         if let Some(validator) = &explanation.validator {
             out.add(4, &format!("validator: {validator}"));
         }
+    }
+    if let Ok(Some(fallback)) = stored.as_ref().map(|explanation| &explanation.fallback) {
+        out.add(4, &format!("fallback: {}", fallback_text(fallback, zone)));
     }
     out.add(4, &format!("outcome: {}", outcome(attempt)));
     if let Some(detail) = &attempt.detail {
@@ -259,6 +281,16 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
     }
 }
 
+/// Who would be asked besides, and when.
+fn fallback_text(fallback: &Fallback, zone: &TimeZone) -> String {
+    let overdue = fallback.overdue_ms.map(|ms| format!("after {} without an answer", millis(ms)));
+    let last = fallback.escalate_at.map(|at| format!("at {} for the deadline", time_in(at, zone)));
+    let when: Vec<_> = overdue.into_iter().chain(last).collect();
+    let worst = fallback.worst.map_or_else(String::new, |w| format!(", at most {}", dollars_nearest(w)));
+    let finish = millis(fallback.finish_ms);
+    format!("{} at {}, {} (answer in {finish}{worst})", fallback.model, fallback.provider, when.join(" or "))
+}
+
 /// What was expected of an offer, as far as it got that far.
 fn estimate(offer: &Considered) -> String {
     let mut parts = Vec::new();
@@ -266,12 +298,26 @@ fn estimate(offer: &Considered) -> String {
         let worst = offer.worst.map_or_else(String::new, |w| format!(", at most {}", dollars_nearest(w)));
         parts.push(format!("{} expected{worst}", dollars_nearest(cost)));
     }
+    if let Some(cost) = offer.success_cost {
+        parts.push(format!("{} for each success", dollars_nearest(cost)));
+    }
+    if let Some(quality) = &offer.quality {
+        parts.push(success(quality));
+    }
     if let Some(finish) = offer.finish_ms {
         let wait = offer.wait_ms.filter(|wait| *wait > 0);
         let wait = wait.map_or_else(String::new, |wait| format!(", {} of it waiting", millis(wait)));
         parts.push(format!("answer in {}{wait}", millis(finish)));
     }
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join("; ")) }
+}
+
+/// How well a model has done, and what that rests on.
+fn success(quality: &Quality) -> String {
+    let Quality { success_rate, lower, upper, calls, scores } = quality;
+    let scores = if *scores > 0 { format!(" and {scores} scores") } else { String::new() };
+    let bounds = format!("{lower} to {upper}");
+    format!("succeeds {success_rate} by {calls} recent calls{scores}, true rate {bounds}")
 }
 
 fn outcome(attempt: &AttemptRow) -> String {

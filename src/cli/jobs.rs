@@ -7,6 +7,9 @@ use super::output::{self, clean};
 use super::{Global, explain, project};
 use crate::app::{self, Admin, Failed};
 use crate::ports::jobs::{Cancel, JobFilter, JobRow, JobState, ReleaseFilter};
+use crate::ports::reports::ParkedRow;
+use crate::types::guard::{GuardLabel, GuardRule};
+use crate::types::ledger::ParkReason;
 use crate::types::{JobId, JobKey, ProjectId, Status};
 
 /// What to do with jobs.
@@ -40,7 +43,7 @@ pub(crate) enum JobsCommand {
     /// Let parked jobs go, whatever they wait for; they go as room allows
     Release {
         /// Their ids
-        #[arg(required_unless_present_any = ["project", "all"])]
+        #[arg(required_unless_present_any = ["project", "all", "rule", "key"])]
         jobs: Vec<String>,
         /// All of this project's, or those of the ids that are its
         #[arg(long, value_name = "P")]
@@ -48,6 +51,16 @@ pub(crate) enum JobsCommand {
         /// All parked jobs of all projects
         #[arg(long, conflicts_with_all = ["jobs", "project"])]
         all: bool,
+        /// What the loop guard parked, and what it was. A loop's rule stays as it is; anything else's looks
+        /// away for a day and is half as strict afterwards
+        #[arg(long = "as", value_enum, value_name = "LABEL")]
+        label: Option<LabelArg>,
+        /// Only what this rule of the loop guard parked
+        #[arg(long, value_name = "RULE", requires = "label")]
+        rule: Option<String>,
+        /// Only what it parked for this content, beginning or lineage
+        #[arg(long, value_name = "KEY", requires = "label")]
+        key: Option<String>,
     },
 }
 
@@ -100,31 +113,94 @@ pub(super) async fn run(global: &Global, command: &JobsCommand) -> Result<(), Fa
             list(global, &admin.jobs.list(&filter, *limit).await?)
         }
         JobsCommand::Cancel { job, project } => {
-            let project = match of(&admin, project.as_deref()).await? {
-                Some(project) => project,
-                None => only_project(&admin, job).await?,
-            };
+            let project = project_of(&admin, project.as_deref(), job).await?;
             cancel(global, &admin, JobKey { project, id: JobId::from(job.as_str()) }).await
         }
-        JobsCommand::Release { jobs, project, .. } => {
+        JobsCommand::Release { jobs, project, label, rule, key, .. } => {
             let which = ReleaseFilter {
                 ids: jobs.iter().map(|id| JobId::from(id.as_str())).collect(),
                 project: of(&admin, project.as_deref()).await?,
+                label: label.map(Into::into),
+                rule: rule.as_deref().map(guard_rule).transpose()?,
+                key: key.clone(),
+                step: admin.release_step,
             };
+            refuse_guarded(&admin, &which).await?;
             let released = admin.jobs.release(&which, &app::user_name()).await?;
             if global.json {
                 return output::print_json(&json!({ "released": released }));
             }
             let jobs = output::count(usize::try_from(released).unwrap_or(usize::MAX), "parked job");
-            output::print(&format!("{jobs} let go; a worker sends them back as room allows"))
+            output::print(&match label {
+                None => format!("{jobs} let go; a worker sends them back as room allows"),
+                Some(_) => format!(
+                    "{jobs} let go, what led to that is noted; a worker sends them back a tenth at a time, and \
+                     a run takes them up when it is run again"
+                ),
+            })
         }
     }
+}
+
+/// What a person says a trip of the loop guard was.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LabelArg {
+    /// A loop
+    Loop,
+    /// Meant to be so
+    Planned,
+    /// Nothing worth stopping
+    FalsePositive,
+}
+
+impl From<LabelArg> for GuardLabel {
+    fn from(label: LabelArg) -> Self {
+        match label {
+            LabelArg::Loop => Self::Loop,
+            LabelArg::Planned => Self::Planned,
+            LabelArg::FalsePositive => Self::FalsePositive,
+        }
+    }
+}
+
+fn guard_rule(word: &str) -> Result<GuardRule, Failed> {
+    GuardRule::ALL.iter().copied().find(|rule| rule.as_str() == word).ok_or_else(|| {
+        let rules: Vec<_> = GuardRule::ALL.iter().map(|rule| rule.as_str()).collect();
+        Failed::usage(format!("--rule {word}: no rule of the loop guard; there are {}", rules.join(", ")))
+    })
+}
+
+/// What the guard parked needs a label; whoever asks for such jobs by name is told so.
+async fn refuse_guarded(admin: &Admin, which: &ReleaseFilter) -> Result<(), Failed> {
+    if which.label.is_some() {
+        return Ok(());
+    }
+    let labelled = ReleaseFilter { label: Some(GuardLabel::Loop), ..which.clone() };
+    let parked = admin.reports.parked(which.project.as_ref()).await?;
+    let held = |row: &&ParkedRow| {
+        matches!(row.reason, ParkReason::Guard { .. }) && labelled.means(&row.job, &row.reason)
+    };
+    let others = parked.iter().any(|row| which.means(&row.job, &row.reason));
+    let Some(first) = parked.iter().find(held).filter(|_| !others) else { return Ok(()) };
+    Err(Failed::usage(format!(
+        "{}: {}; say what it was with --as loop, planned or false-positive",
+        first.job,
+        first.reason.sentence()
+    )))
 }
 
 async fn of(admin: &Admin, name: Option<&str>) -> Result<Option<ProjectId>, Failed> {
     match name {
         Some(name) => Ok(Some(project::find(admin, name).await?.id)),
         None => Ok(None),
+    }
+}
+
+/// The project that a person named, or the only one that has the job.
+pub(super) async fn project_of(admin: &Admin, named: Option<&str>, job: &str) -> Result<ProjectId, Failed> {
+    match of(admin, named).await? {
+        Some(project) => Ok(project),
+        None => only_project(admin, job).await,
     }
 }
 

@@ -17,12 +17,14 @@ mod config;
 mod dead;
 mod dry_run;
 mod explain;
+mod feedback;
 mod jobs;
 mod ledger;
 mod migrate;
 mod models;
 mod output;
 mod panel;
+mod prices;
 mod project;
 mod results;
 mod run;
@@ -70,6 +72,8 @@ enum Command {
     Results(results::ResultsArgs),
     /// Tell why a job went where it went, call by call
     Explain(explain::ExplainArgs),
+    /// Say how good a job's answer was: it counts for the model that gave it
+    Feedback(feedback::FeedbackArgs),
     /// List, show, cancel and release jobs
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -125,6 +129,7 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failed> {
         Command::Dead(command) => dead::run(global, command).await?,
         Command::Results(args) => results::run(global, args).await?,
         Command::Explain(args) => explain::run(global, args).await?,
+        Command::Feedback(args) => feedback::run(global, args).await?,
         Command::Spend(args) => spend::run(global, args).await?,
         Command::Budget(command) => budget::run(global, command).await?,
         Command::Project(command) => project::run(global, command).await?,

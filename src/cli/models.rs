@@ -6,11 +6,13 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::Global;
-use super::output;
+use super::{output, prices};
 use crate::app::{self, Admin, Failed};
 use crate::config::{Config, ProviderConfig};
-use crate::types::catalogue::{Offer, Tier};
-use crate::types::{ModelId, PicoUsdPerToken, ProviderId};
+use crate::policy::breaker::shared::{BreakerKey, BreakerRow, Phase};
+use crate::ports::breakers::Breaking;
+use crate::types::catalogue::{Feature, Offer, Sale, ServiceTier, Tier};
+use crate::types::{ModelId, PicoUsdPerToken, ProviderId, Wall};
 
 /// What to do with the catalogue.
 #[derive(Debug, Subcommand)]
@@ -18,7 +20,22 @@ pub(crate) enum ModelsCommand {
     /// List all models with their limits, prices and stops
     List,
     /// Check offline that every model has a price and every provider its key; exit code 1 if not
-    Check,
+    Check {
+        /// Compare the configured prices with this table too: a file or an address, LiteLLM's JSON format
+        #[arg(long, value_name = "TABLE")]
+        prices: Option<String>,
+    },
+    /// Show what moved between two price tables (files or addresses, LiteLLM's JSON format)
+    Diff {
+        /// The earlier table, and the later one; of a single one it is the later, and [prices] table the earlier
+        #[arg(value_names = ["OLD", "NEW"], num_args = 1..=2, required = true)]
+        tables: Vec<String>,
+    },
+    /// Print a price table's prices of the configured models as lines for their [[model]]
+    Import {
+        /// A file or an address, LiteLLM's JSON format
+        table: String,
+    },
     /// Let a stopped model be used again
     Release {
         /// The model
@@ -48,15 +65,32 @@ struct ModelView<'a> {
     cache_write_usd_per_mtok: Option<PicoUsdPerToken>,
     output_usd_per_mtok: Option<PicoUsdPerToken>,
     simulated: bool,
+    service_tier: ServiceTier,
+    hours_utc: Option<String>,
+    lacks: &'a [Feature],
     quarantined: Option<&'a str>,
+    outage: Option<OutageView<'a>>,
+}
+
+/// A breaker that is not closed, as `models list --json` prints it.
+#[derive(Debug, Serialize)]
+struct OutageView<'a> {
+    /// The provider, or `provider/model`.
+    of: String,
+    /// `open`, `open_hard` or `probing`.
+    state: &'static str,
+    since: Wall,
+    /// When a probe may go, or until when one worker probes.
+    until: Wall,
+    reason: &'a str,
 }
 
 /// Something that keeps a model from being used.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct ModelFinding {
-    rule: &'static str,
-    subject: String,
-    message: String,
+pub(super) struct ModelFinding {
+    pub(super) rule: &'static str,
+    pub(super) subject: String,
+    pub(super) message: String,
 }
 
 pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, Failed> {
@@ -66,17 +100,29 @@ pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, 
     match command {
         ModelsCommand::List => {
             // A catalogue can be looked at before there is a store; only then nothing is stopped yet.
-            let stopped = match app::open_admin(&options, false).await {
-                Ok(admin) => admin.directory.quarantined().await?,
+            let standing = match app::open_admin(&options, false).await {
+                Ok(admin) => Standing::read(&admin).await?,
                 Err(failed) => {
                     output::say(&format!("stopped models are not shown: {}", failed.message));
-                    Vec::new()
+                    Standing::default()
                 }
             };
-            list(global, offers, &stopped)?;
+            list(global, offers, &standing)?;
             Ok(0)
         }
-        ModelsCommand::Check => check(global, &findings(offers, &missing_keys(&config))),
+        ModelsCommand::Check { prices: table } => {
+            let mut found = findings(offers, &missing_keys(&config));
+            if let Some(table) = table {
+                found.extend(prices::findings(&config, table).await?);
+            }
+            check(global, &found, table.as_deref())
+        }
+        ModelsCommand::Diff { tables } => match &tables[..] {
+            [old, new] => prices::diff(global, Some(old), new).await,
+            [new] => prices::diff(global, None, new).await,
+            _ => Err(Failed::usage("name one or two tables")),
+        },
+        ModelsCommand::Import { table } => prices::import(&config, table).await,
         ModelsCommand::Release { model } => {
             let admin = app::open_admin(&options, false).await?;
             switch(&admin, offers, model, None).await
@@ -88,9 +134,47 @@ pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, 
     }
 }
 
-fn list(global: &Global, offers: &[Arc<Offer>], stopped: &[(ModelId, String)]) -> Result<(), Failed> {
+/// What keeps models from being called now.
+#[derive(Debug, Default)]
+struct Standing {
+    stopped: Vec<(ModelId, String)>,
+    outages: Vec<(BreakerKey, BreakerRow)>,
+}
+
+impl Standing {
+    async fn read(admin: &Admin) -> Result<Self, Failed> {
+        let breaking = match &admin.breakers {
+            Some(breakers) => breakers.breakers().await?,
+            None => Breaking::default(),
+        };
+        let is_out = |(_, row): &(BreakerKey, BreakerRow)| row.phase != Phase::Closed;
+        let outages = breaking.rows.into_iter().filter(is_out).collect();
+        Ok(Self { stopped: admin.directory.quarantined().await?, outages })
+    }
+
+    fn stopped(&self, model: &ModelId) -> Option<&str> {
+        reason_of(model, &self.stopped)
+    }
+
+    /// The breaker that keeps a model out of service: its provider's, or its own.
+    fn outage(&self, offer: &Offer) -> Option<OutageView<'_>> {
+        let its = |key: &&(BreakerKey, BreakerRow)| {
+            key.0.provider == offer.provider && key.0.model.as_ref().is_none_or(|model| *model == offer.id)
+        };
+        let (key, row) = self.outages.iter().find(its)?;
+        let (state, until) = match row.phase {
+            Phase::Closed => return None,
+            Phase::Open { until, hard: false } => ("open", until),
+            Phase::Open { until, hard: true } => ("open_hard", until),
+            Phase::Probing { until, .. } => ("probing", until),
+        };
+        Some(OutageView { of: key.to_string(), state, since: row.since, until, reason: &row.reason })
+    }
+}
+
+fn list(global: &Global, offers: &[Arc<Offer>], standing: &Standing) -> Result<(), Failed> {
     if global.json {
-        let views: Vec<_> = offers.iter().map(|offer| view(offer, stopped)).collect();
+        let views: Vec<_> = offers.iter().map(|offer| view(offer, standing)).collect();
         return output::print_json(&views);
     }
     let headers = [
@@ -105,14 +189,14 @@ fn list(global: &Global, offers: &[Arc<Offer>], stopped: &[(ModelId, String)]) -
         "out $/M",
         "state",
     ];
-    output::table(&headers, &rows(offers, stopped))
+    output::table(&headers, &rows(offers, standing))
 }
 
 fn reason_of<'a>(model: &ModelId, stopped: &'a [(ModelId, String)]) -> Option<&'a str> {
     stopped.iter().find(|(id, _)| id == model).map(|(_, reason)| reason.as_str())
 }
 
-fn view<'a>(offer: &'a Offer, stopped: &'a [(ModelId, String)]) -> ModelView<'a> {
+fn view<'a>(offer: &'a Offer, standing: &'a Standing) -> ModelView<'a> {
     ModelView {
         id: &offer.id,
         provider: &offer.provider,
@@ -125,20 +209,30 @@ fn view<'a>(offer: &'a Offer, stopped: &'a [(ModelId, String)]) -> ModelView<'a>
         cache_write_usd_per_mtok: offer.prices.map(|prices| prices.cache_write),
         output_usd_per_mtok: offer.prices.map(|prices| prices.output),
         simulated: offer.simulated,
-        quarantined: reason_of(&offer.id, stopped),
+        service_tier: offer.sale.service_tier,
+        hours_utc: offer.sale.hours.map(|hours| hours.to_string()),
+        lacks: &offer.sale.lacks,
+        quarantined: standing.stopped(&offer.id),
+        outage: standing.outage(offer),
     }
 }
 
-fn rows(offers: &[Arc<Offer>], stopped: &[(ModelId, String)]) -> Vec<Vec<String>> {
+fn rows(offers: &[Arc<Offer>], standing: &Standing) -> Vec<Vec<String>> {
     let row = |offer: &Arc<Offer>| {
         let price = |price: Option<PicoUsdPerToken>| {
             price.map_or_else(|| "unknown".to_owned(), |price| format!("${price}"))
         };
-        let state = match (reason_of(&offer.id, stopped), offer.simulated) {
-            (Some(reason), _) => format!("stopped: {reason}"),
-            (None, true) => "simulated".to_owned(),
-            (None, false) => "in use".to_owned(),
-        };
+        let state = match (standing.stopped(&offer.id), standing.outage(offer), offer.simulated) {
+            (Some(reason), ..) => format!("stopped: {reason}"),
+            (None, Some(OutageView { state: "probing", since, reason, .. }), _) => {
+                format!("being tried, out of service since {since}: {reason}")
+            }
+            (None, Some(OutageView { since, until, reason, .. }), _) => {
+                format!("out of service since {since}, tried again after {until}: {reason}")
+            }
+            (None, None, true) => "simulated".to_owned(),
+            (None, None, false) => "in use".to_owned(),
+        } + &terms(&offer.sale);
         vec![
             offer.id.to_string(),
             offer.provider.to_string(),
@@ -153,6 +247,14 @@ fn rows(offers: &[Arc<Offer>], stopped: &[(ModelId, String)]) -> Vec<Vec<String>
         ]
     };
     offers.iter().map(row).collect()
+}
+
+/// What sets it apart from the usual offer of its model, behind its state.
+fn terms(sale: &Sale) -> String {
+    let flex = (sale.service_tier == ServiceTier::Flex).then(|| ", flex".to_owned());
+    let hours = sale.hours.map(|hours| format!(", {hours} UTC"));
+    let lacks = sale.lacks.iter().map(|feature| format!(", no {}", feature.as_str()));
+    flex.into_iter().chain(hours).chain(lacks).collect()
 }
 
 fn tier(tier: Tier) -> &'static str {
@@ -193,11 +295,14 @@ fn findings(offers: &[Arc<Offer>], missing_keys: &[(ProviderId, String)]) -> Vec
     unpriced.chain(keyless).chain(empty).collect()
 }
 
-fn check(global: &Global, findings: &[ModelFinding]) -> Result<u8, Failed> {
+fn check(global: &Global, findings: &[ModelFinding], table: Option<&str>) -> Result<u8, Failed> {
     if global.json {
         output::print_json(&findings)?;
     } else if findings.is_empty() {
-        output::print("every model has a price and every provider its key (no provider was asked)")?;
+        let beside = table.map_or_else(String::new, |table| format!(", as {table} has them"));
+        output::print(&format!(
+            "every model has a price{beside} and every provider its key (no provider was asked)"
+        ))?;
     } else {
         let row = |f: &ModelFinding| vec![f.rule.to_owned(), f.subject.clone(), f.message.clone()];
         output::table(&["finding", "of", "what"], &findings.iter().map(row).collect::<Vec<_>>())?;
@@ -235,6 +340,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::types::WorkerId;
     use crate::types::catalogue::{Prices, Tokenizer};
 
     fn offer(id: &str, priced: bool) -> Arc<Offer> {
@@ -257,19 +363,57 @@ mod tests {
             tokenizer: Tokenizer::Bytes,
             timeout: Duration::from_secs(1),
             simulated: false,
+            sale: Sale::default(),
         })
     }
 
     #[test]
     fn an_unknown_price_is_unknown_and_never_zero() {
         let offers = [offer("a", true), offer("b", false)];
-        let rows = rows(&offers, &[("b".into(), "a bill above its hold".into())]);
+        let stopped = vec![("b".into(), "a bill above its hold".into())];
+        let rows = rows(&offers, &Standing { stopped, ..Standing::default() });
         let head = ["a", "p", "wire-name", "small", "400000", "128000"];
         assert_eq!(rows[0], [&head[..], &["$0.25", "$0.025", "$2", "in use"]].concat());
         assert_eq!(rows[1][6..], ["unknown", "unknown", "unknown", "stopped: a bill above its hold"]);
-        let json = serde_json::to_value(view(&offers[1], &[])).unwrap();
+        let nothing = Standing::default();
+        let json = serde_json::to_value(view(&offers[1], &nothing)).unwrap();
         assert_eq!(json["input_usd_per_mtok"], serde_json::Value::Null);
-        assert_eq!(serde_json::to_value(view(&offers[0], &[])).unwrap()["output_usd_per_mtok"], "2");
+        assert_eq!(serde_json::to_value(view(&offers[0], &nothing)).unwrap()["output_usd_per_mtok"], "2");
+    }
+
+    #[test]
+    fn a_model_is_out_of_service_by_its_own_breaker_or_its_providers() {
+        let outage = |provider: &str, model: Option<&str>, phase| {
+            let key = BreakerKey { provider: provider.into(), model: model.map(Into::into) };
+            (key, BreakerRow { phase, since: Wall(0), reason: "HTTP 503".into() })
+        };
+        let until = Wall(12_000_000);
+        let standing = |outages| Standing { outages, ..Standing::default() };
+        let offers = [offer("a", true), offer("b", true)];
+        let state = |standing: &Standing| rows(&offers, standing).iter().map(|row| row[9].clone()).collect();
+        let open = Phase::Open { until, hard: false };
+        let out =
+            "out of service since 1970-01-01T00:00:00Z, tried again after 1970-01-01T00:00:12Z: HTTP 503";
+        let states: Vec<_> = state(&standing(vec![outage("p", Some("b"), open), outage("q", None, open)]));
+        assert_eq!(states, ["in use", out]);
+        let by = WorkerId(uuid::Uuid::nil());
+        let tried = standing(vec![outage("p", None, Phase::Probing { by, until })]);
+        let states: Vec<_> = state(&tried);
+        assert_eq!(states, ["being tried, out of service since 1970-01-01T00:00:00Z: HTTP 503"; 2]);
+        let json = serde_json::to_value(view(&offers[0], &tried)).unwrap();
+        assert_eq!((&json["outage"]["state"], &json["outage"]["of"]), (&"probing".into(), &"p".into()));
+    }
+
+    #[test]
+    fn terms_of_sale_stand_behind_the_state() {
+        let mut night = Offer::clone(&offer("a", true));
+        night.sale = Sale {
+            service_tier: ServiceTier::Flex,
+            hours: Some("16:30-00:30".parse().unwrap()),
+            lacks: vec![Feature::Tools],
+        };
+        let row = &rows(&[Arc::new(night)], &Standing::default())[0];
+        assert_eq!(row.last().unwrap(), "in use, flex, 16:30-00:30 UTC, no tools");
     }
 
     #[test]

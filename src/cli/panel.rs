@@ -29,6 +29,8 @@ const FAILURES_SHOWN: u64 = 20;
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) done: u64,
+    /// Of these, the ones that got the answer of an identical job.
+    pub(super) cached: u64,
     pub(super) failed: u64,
     pub(super) expired: u64,
     pub(super) known_done: u64,
@@ -51,6 +53,8 @@ pub(super) struct Tally {
     pub(super) invalid: (u64, NanoUsd),
     /// Calls made because of one: how many, and what they cost.
     pub(super) escalated: (u64, NanoUsd),
+    /// Calls begun beside another, and those whose answer became the job's.
+    pub(super) hedges: (u64, u64),
 }
 
 /// One model's share.
@@ -102,6 +106,7 @@ impl Tally {
             Status::Expired => self.expired += 1,
             Status::Failed | Status::Cancelled => self.failed += 1,
         }
+        self.cached += u64::from(result.cached);
         if let Some(error) = &result.error {
             let (count, _) =
                 self.errors.entry(error.code.as_str()).or_insert_with(|| (0, error.message.clone()));
@@ -172,7 +177,6 @@ struct State {
     offers: BTreeMap<ModelId, std::sync::Arc<Offer>>,
     ticks: u32,
     failures_shown: u64,
-    snapshots_shown: std::collections::BTreeSet<String>,
     jobs: Option<u64>,
 }
 
@@ -233,6 +237,8 @@ impl Observer for RunPanel {
             Happened::JobParked(_, reason) => state.tally.parked(reason),
             Happened::JobReturned(_) => state.tally.returned += 1,
             Happened::CallStarted { .. } => state.tally.in_flight += 1,
+            Happened::Hedge { won: false, .. } => state.tally.hedges.0 += 1,
+            Happened::Hedge { won: true, .. } => state.tally.hedges.1 += 1,
             Happened::CallEnded { route, outcome, cost, presumed, usage, took, .. } => {
                 let call = Call {
                     route,
@@ -254,6 +260,10 @@ impl Observer for RunPanel {
                     Transition::Closed => format!("{whose}: back in service"),
                 });
             }
+            Happened::GuardTripped(trip) => {
+                let message = trip.evidence.get("message").and_then(|text| text.as_str()).unwrap_or_default();
+                self.note(&format!("loop guard, {}: {} ({message})", trip.step, trip.subject));
+            }
             Happened::Overshoot { model, by } => {
                 state.tally.overshoot += *by;
                 self.note(&format!(
@@ -261,13 +271,14 @@ impl Observer for RunPanel {
                      `outlay models release {model}`"
                 ));
             }
-            Happened::UnknownSnapshot { model, served } => {
-                let text = format!(
-                    "{model}: the provider answered as {served:?}, a name the catalogue does not list under `serves`"
-                );
-                if state.snapshots_shown.insert(text.clone()) {
-                    self.note(&text);
-                }
+            Happened::Drift { news: false, .. } => {}
+            Happened::Drift { model, drift, news: true } => {
+                let stopped = if drift.stops {
+                    format!("; the model is stopped until `outlay models release {model}`")
+                } else {
+                    String::new()
+                };
+                self.note(&format!("{model} has drifted: {}{stopped}", drift.message));
             }
         }
     }

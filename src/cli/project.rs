@@ -1,11 +1,13 @@
 //! `outlay project`: what the store knows of its projects, and their stop switch.
 
 use clap::Subcommand;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::output::{self, clean};
 use super::{Global, budget};
 use crate::app::{self, Admin, Failed};
+use crate::types::evidence::Pin;
 use crate::types::ledger::{OnCap, Project};
 
 /// What to do with projects.
@@ -13,6 +15,11 @@ use crate::types::ledger::{OnCap, Project};
 pub(crate) enum ProjectCommand {
     /// List all projects
     List,
+    /// Show one project, and which models its jobs keep to
+    Show {
+        /// The project
+        project: String,
+    },
     /// Stop a project: no further call is made for it, and its jobs are parked
     Pause {
         /// The project
@@ -28,6 +35,14 @@ pub(crate) enum ProjectCommand {
     },
 }
 
+/// What `show` answers.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    project: &'a Project,
+    pins: &'a [Pin],
+}
+
 /// What `pause` and `resume` answer.
 #[derive(Debug, Serialize)]
 struct Switched<'a> {
@@ -40,6 +55,7 @@ pub(super) async fn run(global: &Global, command: &ProjectCommand) -> Result<(),
     let admin = app::open_admin(&global.options(), false).await?;
     match command {
         ProjectCommand::List => list(global, &admin).await,
+        ProjectCommand::Show { project } => show(global, &admin, project).await,
         ProjectCommand::Pause { project, reason } => {
             let who = app::user_name();
             let reason = reason.clone().unwrap_or_else(|| format!("paused by {who}"));
@@ -72,6 +88,36 @@ async fn list(global: &Global, admin: &Admin) -> Result<(), Failed> {
         return Ok(());
     }
     output::table(&["project", "state", "over the cap", "time zone", "caps"], &rows(&projects))
+}
+
+async fn show(global: &Global, admin: &Admin, name: &str) -> Result<(), Failed> {
+    let project = find(admin, name).await?;
+    let mut pins = admin.shared.pins().await?;
+    pins.retain(|pin| pin.scope.project == project.id);
+    if global.json {
+        return output::print_json(&Shown { project: &project, pins: &pins });
+    }
+    output::table(
+        &["project", "state", "over the cap", "time zone", "caps"],
+        &rows(std::slice::from_ref(&project)),
+    )?;
+    if pins.is_empty() {
+        return Ok(());
+    }
+    let zone = output::zone_of(&project.time_zone);
+    output::table(&["jobs of", "keep to", "since", "switches"], &pin_rows(&pins, &zone))
+}
+
+fn pin_rows(pins: &[Pin], zone: &TimeZone) -> Vec<Vec<String>> {
+    let row = |pin: &Pin| {
+        vec![
+            pin.scope.task.as_ref().map_or_else(|| "every task".to_owned(), ToString::to_string),
+            pin.model.to_string(),
+            output::time_in(pin.since, zone),
+            pin.switches.to_string(),
+        ]
+    };
+    pins.iter().map(row).collect()
 }
 
 fn rows(projects: &[Project]) -> Vec<Vec<String>> {

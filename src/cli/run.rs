@@ -112,8 +112,11 @@ fn tell(end: &RunEnd, tally: &Tally, to_terminal: bool) {
         output::say_table(&headers, &rows);
     }
     let known = tally.known_done + tally.known_failed;
-    let mut line =
-        format!("{} done, {} failed, {} parked", tally.done, tally.failed + tally.expired, tally.parked);
+    let mut line = format!("{} done", tally.done);
+    if tally.cached > 0 {
+        line += &format!(" ({} with the answer of an identical job)", tally.cached);
+    }
+    line += &format!(", {} failed, {} parked", tally.failed + tally.expired, tally.parked);
     if known > 0 {
         line += &format!(", {known} finished in an earlier run");
     }
@@ -165,6 +168,7 @@ struct Summary<'a> {
     interrupted: bool,
     error: Option<&'a str>,
     done: u64,
+    cached: u64,
     failed: u64,
     expired: u64,
     parked: u64,
@@ -180,6 +184,8 @@ struct Summary<'a> {
     invalid_usd: NanoUsd,
     escalated_calls: u64,
     escalated_usd: NanoUsd,
+    hedges: u64,
+    hedges_won: u64,
     usage: Usage,
     models: Vec<ModelSummary<'a>>,
     errors: Vec<ErrorSummary<'a>>,
@@ -236,6 +242,7 @@ impl<'a> Summary<'a> {
             interrupted: end.interrupted,
             error: end.failed.as_ref().map(|failed| failed.message.as_str()),
             done: tally.done,
+            cached: tally.cached,
             failed: tally.failed,
             expired: tally.expired,
             parked: tally.parked,
@@ -251,6 +258,8 @@ impl<'a> Summary<'a> {
             invalid_usd: tally.invalid.1,
             escalated_calls: tally.escalated.0,
             escalated_usd: tally.escalated.1,
+            hedges: tally.hedges.0,
+            hedges_won: tally.hedges.1,
             usage: tally.usage,
             models: models.collect(),
             errors: errors.collect(),

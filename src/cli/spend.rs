@@ -74,6 +74,10 @@ struct Total {
     presumed_usd: NanoUsd,
     held_usd: NanoUsd,
     usage: Usage,
+    /// Jobs that got the answer of an identical one.
+    cached: u64,
+    /// Those of them that waited for it.
+    followed: u64,
 }
 
 /// The report as JSON.
@@ -94,9 +98,27 @@ pub(super) async fn run(global: &Global, args: &SpendArgs) -> Result<(), Failed>
     if global.json {
         return output::print_json(&SpendView { by: args.by, since, rows: &rows, total });
     }
-    let headers =
-        [args.by.word(), "calls", "jobs", "spent", "presumed", "held", "tokens in", "cached", "tokens out"];
-    output::table(&headers, &lines(&rows, &total))?;
+    let mut headers = vec![
+        args.by.word(),
+        "calls",
+        "jobs",
+        "spent",
+        "presumed",
+        "held",
+        "tokens in",
+        "cached",
+        "tokens out",
+    ];
+    let mut lines = lines(&rows, &total);
+    if total.cached > 0 {
+        headers.extend(["jobs answered again", "of those waited"]);
+        let counts =
+            rows.iter().map(|row| [row.cached, row.followed]).chain([[total.cached, total.followed]]);
+        for (line, counts) in lines.iter_mut().zip(counts) {
+            line.extend(counts.map(|count| count.to_string()));
+        }
+    }
+    output::table(&headers, &lines)?;
     if total.presumed_usd > NanoUsd::ZERO {
         output::say(&format!(
             "{} is presumed: those calls ended without a bill, so their whole holds count until they are \
@@ -115,6 +137,8 @@ fn total(by: By, rows: &[SpendRow]) -> Total {
         total.presumed_usd = total.presumed_usd.saturating_add(row.presumed_usd);
         total.held_usd = total.held_usd.saturating_add(row.held_usd);
         total.usage += row.usage;
+        total.cached += row.cached;
+        total.followed += row.followed;
     }
     total.jobs = by.parts_jobs().then(|| rows.iter().map(|row| row.jobs).sum());
     total
@@ -151,6 +175,8 @@ mod tests {
             presumed_usd: NanoUsd(20_000_000),
             held_usd: NanoUsd::ZERO,
             usage: Usage { input_tokens: 812, output_tokens: 96, ..Usage::default() },
+            cached: 4,
+            followed: 1,
         }
     }
 
@@ -177,5 +203,6 @@ mod tests {
         assert_eq!(json["by"], "day");
         assert_eq!(json["rows"][0]["spent_usd"], "0.000431");
         assert_eq!(json["total"]["presumed_usd"], "0.02");
+        assert_eq!((&json["rows"][0]["cached"], &json["total"]["followed"]), (&4.into(), &1.into()));
     }
 }

@@ -1,5 +1,6 @@
 //! Providers and models.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use super::check::{count, name, span, unique};
 use super::raw::{Money, RawModel, RawProvider, RawSimulated};
 use super::read::{Item, Place, Problems};
 use super::{ApiKey, KeySource, MaxTokensField, ProviderConfig, ProviderKind, Simulated, env, keys};
+use crate::policy::admission::Limits;
 use crate::policy::nearest::did_you_mean;
-use crate::types::catalogue::{Offer, Prices, Tokenizer};
-use crate::types::{PicoUsdPerToken, ProviderId};
+use crate::types::catalogue::{Hours, Offer, Prices, Sale, ServiceTier, Tokenizer};
+use crate::types::{ModelId, PicoUsdPerToken, ProviderId};
 
 const OPENAI_URL: &str = "https://api.openai.com/v1";
 const ANTHROPIC_URL: &str = "https://api.anthropic.com/v1";
@@ -40,6 +42,7 @@ static OFFICIAL: [Official; 3] = [
 pub(super) struct Catalogue {
     pub(super) providers: Vec<ProviderConfig>,
     pub(super) models: Vec<Arc<Offer>>,
+    pub(super) model_limits: BTreeMap<ModelId, Limits>,
 }
 
 pub(super) fn check(
@@ -60,7 +63,8 @@ pub(super) fn check(
         .filter_map(|item| model(p, item, &providers, &known, warnings))
         .map(Arc::new)
         .collect();
-    Catalogue { providers, models }
+    let model_limits = raw_models.iter().filter_map(|item| model_limits(p, item)).collect();
+    Catalogue { providers, models, model_limits }
 }
 
 fn provider(
@@ -130,6 +134,19 @@ fn provider(
         unbilled_errors: unbilled
             .unwrap_or_else(|| official.map_or_else(Vec::new, |official| official.unbilled.to_vec())),
     })
+}
+
+/// What the provider allows this model alone, where that is said.
+fn model_limits(p: &mut Problems, item: &Item<RawModel>) -> Option<(ModelId, Limits)> {
+    let (at, raw) = (&item.place, &item.value);
+    let rpm = count(p, at, "requests_per_minute", raw.requests_per_minute, u32::MAX);
+    let tpm = count(p, at, "tokens_per_minute", raw.tokens_per_minute, u32::MAX);
+    let limits = Limits {
+        requests_per_minute: rpm.and_then(NonZeroU32::new),
+        tokens_per_minute: tpm.and_then(NonZeroU32::new),
+    };
+    let id = raw.id.as_deref().filter(|_| limits != Limits::default())?;
+    Some((id.into(), limits))
 }
 
 /// The kinds as a sentence names them.
@@ -321,7 +338,22 @@ fn model(
         }),
         timeout: provider.map_or(Duration::from_secs(120), |provider| provider.timeout),
         simulated: matches!(kind, ProviderKind::Simulated(_)),
+        sale: sale(p, at, raw, kind),
     })
+}
+
+/// On which terms it is sold.
+fn sale(p: &mut Problems, at: &Place, raw: &RawModel, kind: &ProviderKind) -> Sale {
+    let service_tier = raw.service_tier.unwrap_or_default();
+    let has_tiers = matches!(kind, ProviderKind::OpenAi { .. } | ProviderKind::Simulated(_));
+    if service_tier != ServiceTier::Standard && !has_tiers {
+        p.add(at, "service_tier", "is only known of providers of kind \"openai\" or \"simulated\"");
+    }
+    let hours = raw
+        .hours_utc
+        .as_deref()
+        .and_then(|text| text.parse::<Hours>().map_err(|what| p.add(at, "hours_utc", what)).ok());
+    Sale { service_tier, hours, lacks: raw.lacks.clone().unwrap_or_default() }
 }
 
 /// Gemini's name for a model is a part of the address, so that a slash or a question mark in it would

@@ -7,13 +7,16 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::catalogue::{self, Catalogue};
-use super::raw::{RawBudget, RawDefaults, RawProject, RawQueue, RawTask, RawWorker};
+use super::raw::{RawBudget, RawDefaults, RawModel, RawProject, RawQueue, RawRule, RawTask, RawWorker};
 use super::read::{Document, Item, Place, Problems};
 use super::{
     Config, ConfigError, Defaults, Origin, QueueConfig, Retain, Source, Store, TaskConfig, TaskSettings,
-    WorkerConfig, env, validate,
+    WorkerConfig, env, guarding, hedge, prices, validate,
 };
+use crate::policy::cache::CacheUse;
 use crate::policy::nearest::did_you_mean;
+use crate::policy::route::input::InputRule;
+use crate::types::evidence::Share;
 use crate::types::job::Class;
 use crate::types::ledger::Caps;
 use crate::types::ledger::ProjectSeed;
@@ -66,17 +69,25 @@ pub(super) fn check(
         result: span(p, at, "result", retain.result.as_ref()).unwrap_or(90 * DAY),
         attempt: span(p, at, "attempt", retain.attempt.as_ref()).unwrap_or(400 * DAY),
     };
-    let Catalogue { providers, models } =
+    let prices = prices::check(p, &document.prices, folder.as_deref());
+    let price_key = |item: &Item<RawModel>| {
+        let key = name(p, &item.place, "price_key", Some(item.value.price_key.as_deref()?))?;
+        Some((ModelId::from(item.value.id.as_deref()?), key))
+    };
+    let price_keys = document.models.iter().filter_map(price_key).collect();
+    let Catalogue { providers, models, model_limits } =
         catalogue::check(p, document.providers, document.models, folder.as_deref(), env, &mut warnings);
     let ids: Vec<ModelId> = models.iter().map(|model| model.id.clone()).collect();
     let defaults = defaults(p, &document.defaults, &ids, folder.as_deref());
     let base = (&defaults.settings, folder.as_deref());
-    let tasks: Vec<TaskConfig> =
-        document.tasks.iter().map(|item| task(p, item, base, &ids, &mut warnings)).collect();
+    let tasks: Vec<TaskConfig> = document.tasks.iter().map(|item| task(p, item, base, &ids)).collect();
     unique(p, document.tasks.iter().map(|item| (&item.place, item.value.id.as_deref())));
     let projects: Vec<ProjectSeed> =
         document.projects.iter().map(|item| project(p, item, &defaults)).collect();
     unique(p, document.projects.iter().map(|item| (&item.place, item.value.id.as_deref())));
+
+    let guard = guarding::check(p, &document.guard);
+    let guard_modes = guarding::modes(&document.projects);
 
     let lines = problems.into_lines();
     if !lines.is_empty() {
@@ -90,8 +101,13 @@ pub(super) fn check(
         worker,
         admin_listen,
         retain,
+        guard,
+        guard_modes,
         providers,
         models,
+        prices,
+        price_keys,
+        model_limits,
         tasks,
         projects,
         defaults,
@@ -151,6 +167,7 @@ fn worker(p: &mut Problems, item: &Item<RawWorker>) -> WorkerConfig {
         lanes,
         drain_timeout: span(p, at, "drain_timeout", raw.drain_timeout.as_ref())
             .unwrap_or(Duration::from_secs(60)),
+        hedge_share_ppm: hedge::share_ppm(p, at, raw.hedge_share),
     }
 }
 
@@ -171,7 +188,12 @@ fn defaults(
             deadline: span(p, at, "deadline", raw.deadline.as_ref()),
             max_attempts: count(p, at, "max_attempts", raw.max_attempts, 1000).unwrap_or(base.max_attempts),
             models: known_models(p, at, raw.models.as_deref(), models).unwrap_or_default(),
+            cache: cache_use(p, at, raw.cache_ttl.as_ref()).unwrap_or(base.cache),
             validate: validate::check(p, at, raw.validate.as_ref(), folder).unwrap_or(base.validate),
+            quality_floor: share(p, at, "quality_floor", raw.quality_floor),
+            pin: raw.pin.unwrap_or_default(),
+            hedge_after: hedge::after(p, at, raw.hedge_after.as_ref()).unwrap_or(base.hedge_after),
+            rules: base.rules,
         },
         budget: raw.budget.as_ref().map(|budget| caps(p, at, budget)),
         time_zone: time_zone(p, at, raw.time_zone.as_deref()).unwrap_or_else(|| "UTC".to_owned()),
@@ -184,19 +206,9 @@ fn task(
     item: &Item<RawTask>,
     (base, folder): (&TaskSettings, Option<&Path>),
     models: &[ModelId],
-    warnings: &mut Vec<String>,
 ) -> TaskConfig {
     let (at, raw) = (&item.place, &item.value);
     let id = name(p, at, "id", raw.id.as_deref()).unwrap_or_default();
-    for (key, given) in [
-        ("cache_ttl", raw.cache_ttl.is_some()),
-        ("pin", raw.pin.is_some()),
-        ("quality_floor", raw.quality_floor.is_some()),
-    ] {
-        if given {
-            warnings.push(format!("[[task]] \"{id}\": {key} has no effect yet"));
-        }
-    }
     TaskConfig {
         id: id.into(),
         settings: TaskSettings {
@@ -206,10 +218,42 @@ fn task(
             deadline: span(p, at, "deadline", raw.deadline.as_ref()).or(base.deadline),
             max_attempts: count(p, at, "max_attempts", raw.max_attempts, 1000).unwrap_or(base.max_attempts),
             models: known_models(p, at, raw.models.as_deref(), models).unwrap_or_else(|| base.models.clone()),
+            cache: cache_use(p, at, raw.cache_ttl.as_ref()).unwrap_or(base.cache),
             validate: validate::check(p, at, raw.validate.as_ref(), folder)
                 .unwrap_or_else(|| base.validate.clone()),
+            quality_floor: share(p, at, "quality_floor", raw.quality_floor).or(base.quality_floor),
+            pin: raw.pin.unwrap_or(base.pin),
+            hedge_after: hedge::after(p, at, raw.hedge_after.as_ref()).unwrap_or(base.hedge_after),
+            rules: raw.rules.iter().flatten().map(|raw| rule(p, at, raw)).collect(),
         },
     }
+}
+
+/// A floor for inputs of a certain size.
+fn rule(p: &mut Problems, at: &Place, raw: &RawRule) -> InputRule {
+    let name = name(p, at, "rules.name", raw.name.as_deref()).unwrap_or_default();
+    let mut chars = |key: &str, number: Option<i64>| {
+        let chars = number.map(u64::try_from);
+        if let Some(Err(_)) = chars {
+            p.add(at, key, "must not be negative");
+        }
+        chars.and_then(Result::ok)
+    };
+    let (min_chars, max_chars) =
+        (chars("rules.min_chars", raw.min_chars), chars("rules.max_chars", raw.max_chars));
+    if min_chars.is_none() && max_chars.is_none() {
+        p.add(at, "rules", format!("\"{name}\" fits everything: give min_chars, max_chars or both"));
+    }
+    if let (Some(min), Some(max)) = (min_chars, max_chars)
+        && min > max
+    {
+        p.add(at, "rules", format!("\"{name}\" fits nothing: min_chars is above max_chars"));
+    }
+    let Some(min_tier) = raw.min_tier else {
+        p.add(at, "rules.min_tier", "is missing: \"small\", \"medium\" or \"large\"");
+        return InputRule::default();
+    };
+    InputRule { name, min_chars, max_chars, min_tier }
 }
 
 fn project(p: &mut Problems, item: &Item<RawProject>, defaults: &Defaults) -> ProjectSeed {
@@ -306,6 +350,25 @@ pub(super) fn span(p: &mut Problems, at: &Place, key: &str, text: Option<&String
             p.add(at, key, format!("is wrong: {what}"));
             None
         }
+    }
+}
+
+/// A number from 0 to 1.
+fn share(p: &mut Problems, at: &Place, key: &str, number: Option<f64>) -> Option<Share> {
+    let number = number?;
+    let share = Share::from_fraction(number);
+    if share.is_none() {
+        p.add(at, key, format!("must be between 0 and 1, not {number}"));
+    }
+    share
+}
+
+/// A span above zero, or a word for when the cache is used.
+fn cache_use(p: &mut Problems, at: &Place, text: Option<&String>) -> Option<CacheUse> {
+    match text?.as_str() {
+        "none" => Some(CacheUse::Never),
+        "repeats" => Some(CacheUse::Repeats),
+        _ => span(p, at, "cache_ttl", text).map(CacheUse::Within),
     }
 }
 

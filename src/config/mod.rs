@@ -6,7 +6,10 @@
 mod catalogue;
 mod check;
 pub mod env;
+mod guarding;
+mod hedge;
 mod keys;
+mod prices;
 mod raw;
 mod read;
 mod show;
@@ -14,6 +17,7 @@ mod show;
 mod tests;
 mod validate;
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -24,10 +28,17 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 pub use self::keys::{ApiKey, KeySource};
+pub use self::prices::{PricesConfig, TablePlace};
 pub use self::show::without_password;
+use crate::policy::admission::Limits;
+use crate::policy::cache::CacheUse;
+use crate::policy::guard;
+use crate::policy::hedge::HedgeAfter;
 use crate::policy::intake::Known;
+use crate::policy::route::input::InputRule;
 use crate::policy::validate::Validator;
 use crate::types::catalogue::{Offer, Tier};
+use crate::types::evidence::{PinBy, Share};
 use crate::types::job::Class;
 use crate::types::ledger::ProjectSeed;
 use crate::types::ledger::{Caps, OnCap};
@@ -57,10 +68,20 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How long things are kept.
     pub retain: Retain,
+    /// What looks like a loop.
+    pub guard: guard::Settings,
+    /// Projects that the loop guard treats otherwise.
+    pub guard_modes: HashMap<ProjectId, guard::Mode>,
     /// Endpoints.
     pub providers: Vec<ProviderConfig>,
     /// The catalogue. `price_version` is 0 until the store has given one.
     pub models: Vec<Arc<Offer>>,
+    /// The price table to compare `models` with; `None` for none.
+    pub prices: Option<PricesConfig>,
+    /// What a price table calls a model, where its configuration says so.
+    pub price_keys: HashMap<ModelId, String>,
+    /// What providers allow single models, where that is said, besides what they allow in all.
+    pub model_limits: BTreeMap<ModelId, Limits>,
     /// Kinds of job.
     pub tasks: Vec<TaskConfig>,
     /// Projects to create where the store lacks them.
@@ -131,6 +152,8 @@ pub struct WorkerConfig {
     pub lanes: Vec<Class>,
     /// How long a stop waits for answers that are under way.
     pub drain_timeout: Duration,
+    /// Hedges to a million other calls, at most.
+    pub hedge_share_ppm: u32,
 }
 
 /// How long things are kept.
@@ -275,8 +298,18 @@ pub struct TaskSettings {
     pub max_attempts: u32,
     /// The only models to use; empty for any.
     pub models: Vec<ModelId>,
+    /// When the answer of an identical job will do.
+    pub cache: CacheUse,
     /// What an answer must be to count.
     pub validate: Validator,
+    /// The least part of a model's calls that has to succeed; `None` for any.
+    pub quality_floor: Option<Share>,
+    /// Whose jobs keep to one model.
+    pub pin: PinBy,
+    /// When an answer is overdue; `None` leaves hedges to the deadline alone.
+    pub hedge_after: Option<HedgeAfter>,
+    /// Other floors for inputs of a certain size; the first that fits counts.
+    pub rules: Vec<InputRule>,
 }
 
 impl Default for TaskSettings {
@@ -287,7 +320,12 @@ impl Default for TaskSettings {
             deadline: None,
             max_attempts: 3,
             models: Vec::new(),
+            cache: CacheUse::default(),
             validate: Validator::None,
+            quality_floor: None,
+            pin: PinBy::None,
+            hedge_after: None,
+            rules: Vec::new(),
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::catalogue::{Tier, Tokenizer};
+use crate::policy::guard::Mode;
+use crate::types::catalogue::{Feature, ServiceTier, Tier, Tokenizer};
+use crate::types::evidence::PinBy;
 use crate::types::job::Class;
 use crate::types::ledger::OnCap;
 
@@ -25,9 +27,35 @@ macro_rules! table {
 
 table!(RawStore { url: String });
 table!(RawQueue { url: String, prefix: String });
-table!(RawWorker { max_in_flight: i64, lanes: Vec<Class>, drain_timeout: String, });
+table!(RawWorker { max_in_flight: i64, lanes: Vec<Class>, drain_timeout: String, hedge_share: f64 });
 table!(RawAdmin { listen: String });
+table!(RawGuard {
+    enabled: bool,
+    hops: i64,
+    lineage_alert: i64,
+    lineage_jobs: i64,
+    lineage_window: String,
+    lineage_percent: i64,
+    content_alert: i64,
+    content_jobs: i64,
+    content_window: String,
+    growth_alert: i64,
+    growth_jobs: i64,
+    growth_window: String,
+    growth_prefix_bytes: i64,
+    burn_percent: i64,
+    burn_window: String,
+    burn_long_percent: i64,
+    burn_long_window: String,
+    baseline_times: i64,
+    baseline_usd: Money,
+    baseline_window: String,
+    throttle_per_minute: i64,
+    stop_after: i64,
+    release_step: String,
+});
 table!(RawRetain { payload: String, result: String, attempt: String });
+table!(RawPrices { table: String, check_every: String });
 table!(
     /// What a project or a task that is not listed gets.
     RawDefaults {
@@ -38,10 +66,14 @@ table!(
         deadline: String,
         max_attempts: i64,
         models: Vec<String>,
+        cache_ttl: String,
+        hedge_after: String,
         time_zone: String,
         on_cap: OnCap,
         // A word has to be written before the first table.
-        validate: RawValidate,
+        pin: PinBy,
+    quality_floor: f64,
+    validate: RawValidate,
         budget: RawBudget,
     }
 );
@@ -83,8 +115,14 @@ table!(RawModel {
     cached_input_usd_per_mtok: Money,
     cache_write_usd_per_mtok: Money,
     output_usd_per_mtok: Money,
+    requests_per_minute: i64,
+    tokens_per_minute: i64,
     serves: Vec<String>,
     tokenizer: Tokenizer,
+    service_tier: ServiceTier,
+    hours_utc: String,
+    price_key: String,
+    lacks: Vec<Feature>,
 });
 table!(RawTask {
     id: String,
@@ -93,16 +131,23 @@ table!(RawTask {
     deadline: String,
     max_attempts: i64,
     models: Vec<String>,
-    #[serde(skip_serializing)]
-    cache_ttl: IgnoredAny,
-    #[serde(skip_serializing)]
-    pin: IgnoredAny,
-    #[serde(skip_serializing)]
-    quality_floor: IgnoredAny,
+    cache_ttl: String,
+    pin: PinBy,
+    hedge_after: String,
+    quality_floor: f64,
     validate: RawValidate,
+    rules: Vec<RawRule>,
 });
+table!(RawRule { name: String, min_chars: i64, max_chars: i64, min_tier: Tier });
 table!(RawValidator { json_schema: RawSchema, min_chars: i64 });
-table!(RawProject { id: String, time_zone: String, on_cap: OnCap, uncapped: bool, budget: RawBudget });
+table!(RawProject {
+    id: String,
+    time_zone: String,
+    on_cap: OnCap,
+    uncapped: bool,
+    guard: Mode,
+    budget: RawBudget
+});
 table!(RawBudget { day: Money, month: Money, total: Money });
 
 /// A validator: a word, or a table for one that takes a value.

@@ -5,19 +5,21 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::raw::{
-    RawAdmin, RawDefaults, RawModel, RawProject, RawProvider, RawQueue, RawRetain, RawStore, RawTask,
-    RawWorker,
+    RawAdmin, RawDefaults, RawGuard, RawModel, RawPrices, RawProject, RawProvider, RawQueue, RawRetain,
+    RawStore, RawTask, RawWorker,
 };
 use crate::policy::explain::phrase;
 use crate::policy::nearest::did_you_mean;
 
 /// What may stand at the root.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 13] = [
     "store",
     "queue",
     "worker",
     "admin",
     "retain",
+    "guard",
+    "prices",
     "defaults",
     "strict_tasks",
     "provider",
@@ -94,6 +96,8 @@ pub(super) struct Document {
     pub(super) worker: Item<RawWorker>,
     pub(super) admin: Item<RawAdmin>,
     pub(super) retain: Item<RawRetain>,
+    pub(super) guard: Item<RawGuard>,
+    pub(super) prices: Item<RawPrices>,
     pub(super) defaults: Item<RawDefaults>,
     pub(super) strict_tasks: bool,
     pub(super) providers: Vec<Item<RawProvider>>,
@@ -124,6 +128,8 @@ pub(super) fn read(file: &str, text: &str) -> (Document, Problems) {
         (&mut document.worker.place, "[worker]"),
         (&mut document.admin.place, "[admin]"),
         (&mut document.retain.place, "[retain]"),
+        (&mut document.guard.place, "[guard]"),
+        (&mut document.prices.place, "[prices]"),
         (&mut document.defaults.place, "[defaults]"),
     ] {
         label.clone_into(&mut place.label);
@@ -149,6 +155,8 @@ impl Reader<'_> {
             "worker" => document.worker = self.table(key, value),
             "admin" => document.admin = self.table(key, value),
             "retain" => document.retain = self.table(key, value),
+            "guard" => document.guard = self.table(key, value),
+            "prices" => document.prices = self.table(key, value),
             "defaults" => document.defaults = self.table(key, value),
             "provider" => document.providers = self.tables(key, value),
             "model" => document.models = self.tables(key, value),

@@ -6,13 +6,18 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::raw::{
-    Money, RawAdmin, RawBudget, RawDefaults, RawModel, RawProject, RawProvider, RawQueue, RawRetain,
-    RawSimulated, RawStore, RawTask, RawWorker,
+    Money, RawAdmin, RawBudget, RawDefaults, RawGuard, RawModel, RawPrices, RawProject, RawProvider,
+    RawQueue, RawRetain, RawRule, RawSimulated, RawStore, RawTask, RawWorker,
 };
 use super::{
-    ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, env, validate,
+    ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, env, guarding,
+    hedge, validate,
 };
-use crate::types::catalogue::Offer;
+use crate::policy::admission::Limits;
+use crate::policy::cache::CacheUse;
+use crate::policy::route::input::InputRule;
+use crate::types::catalogue::{Offer, ServiceTier};
+use crate::types::evidence::{PinBy, Share};
 use crate::types::ledger::Caps;
 
 /// The file, in the order in which it is shown.
@@ -24,6 +29,8 @@ struct Root {
     worker: RawWorker,
     admin: RawAdmin,
     retain: RawRetain,
+    guard: RawGuard,
+    prices: RawPrices,
     defaults: RawDefaults,
     provider: Vec<RawProvider>,
     model: Vec<RawModel>,
@@ -69,6 +76,7 @@ impl Config {
                 max_in_flight: i64::try_from(self.worker.max_in_flight.get()).ok(),
                 lanes: Some(self.worker.lanes.clone()),
                 drain_timeout: Some(span(self.worker.drain_timeout)),
+                hedge_share: Some(hedge::show_share(self.worker.hedge_share_ppm)),
             },
             admin: RawAdmin { listen: Some(self.admin_listen.to_string()) },
             retain: RawRetain {
@@ -76,9 +84,21 @@ impl Config {
                 result: Some(span(self.retain.result)),
                 attempt: Some(span(self.retain.attempt)),
             },
+            guard: guarding::raw(&self.guard),
+            prices: RawPrices {
+                table: self.prices.as_ref().map(|prices| prices.table.show()),
+                check_every: self.prices.as_ref().map(|prices| span(prices.check_every)),
+            },
             defaults: self.raw_defaults(),
             provider: self.providers.iter().map(provider).collect(),
-            model: self.models.iter().map(|offer| model(offer)).collect(),
+            model: self
+                .models
+                .iter()
+                .map(|offer| RawModel {
+                    price_key: self.price_keys.get(&offer.id).cloned(),
+                    ..model(offer, self.model_limits.get(&offer.id))
+                })
+                .collect(),
             task: self.tasks.iter().map(|known| task(known.id.as_str(), &known.settings)).collect(),
             project: self
                 .projects
@@ -88,6 +108,7 @@ impl Config {
                     time_zone: Some(seed.time_zone.clone()),
                     on_cap: Some(seed.on_cap),
                     uncapped: seed.uncapped.then_some(true),
+                    guard: self.guard_modes.get(&seed.id).copied(),
                     budget: budget(&seed.caps),
                 })
                 .collect(),
@@ -120,8 +141,18 @@ impl Config {
 
     fn raw_defaults(&self) -> RawDefaults {
         let (defaults, settings) = (&self.defaults, &self.defaults.settings);
-        let RawTask { min_tier, max_output_tokens, deadline, max_attempts, models, validate, .. } =
-            task("", settings);
+        let raw = task("", settings);
+        let RawTask {
+            min_tier,
+            max_output_tokens,
+            deadline,
+            max_attempts,
+            models,
+            cache_ttl,
+            hedge_after,
+            validate,
+            ..
+        } = raw;
         RawDefaults {
             project: defaults.project.as_ref().map(ToString::to_string),
             task: defaults.task.as_ref().map(ToString::to_string),
@@ -130,10 +161,14 @@ impl Config {
             deadline,
             max_attempts,
             models,
+            cache_ttl,
+            hedge_after,
             time_zone: Some(defaults.time_zone.clone()),
             on_cap: Some(defaults.on_cap),
             budget: defaults.budget.as_ref().and_then(budget),
             validate,
+            quality_floor: raw.quality_floor,
+            pin: raw.pin,
         }
     }
 }
@@ -144,7 +179,7 @@ impl fmt::Display for Config {
     }
 }
 
-fn span(span: std::time::Duration) -> String {
+pub(super) fn span(span: std::time::Duration) -> String {
     jiff::SignedDuration::try_from(span).map_or_else(|_| "0s".to_owned(), |span| format!("{span:#}"))
 }
 
@@ -157,8 +192,25 @@ fn task(id: &str, settings: &TaskSettings) -> RawTask {
         max_attempts: Some(i64::from(settings.max_attempts)),
         models: Some(settings.models.iter().map(ToString::to_string).collect::<Vec<_>>())
             .filter(|models| !models.is_empty()),
+        cache_ttl: Some(match settings.cache {
+            CacheUse::Never => "none".to_owned(),
+            CacheUse::Repeats => "repeats".to_owned(),
+            CacheUse::Within(ttl) => span(ttl),
+        }),
         validate: validate::show(&settings.validate),
-        ..RawTask::default()
+        quality_floor: settings.quality_floor.map(Share::fraction),
+        pin: Some(settings.pin).filter(|pin| *pin != PinBy::None),
+        hedge_after: Some(hedge::show_after(settings.hedge_after)),
+        rules: Some(settings.rules.iter().map(rule).collect::<Vec<_>>()).filter(|rules| !rules.is_empty()),
+    }
+}
+
+fn rule(rule: &InputRule) -> RawRule {
+    RawRule {
+        name: Some(rule.name.clone()),
+        min_chars: rule.min_chars.and_then(|chars| i64::try_from(chars).ok()),
+        max_chars: rule.max_chars.and_then(|chars| i64::try_from(chars).ok()),
+        min_tier: Some(rule.min_tier),
     }
 }
 
@@ -226,7 +278,9 @@ fn set_key(raw: &mut RawProvider, key: &ApiKey) {
     }
 }
 
-fn model(offer: &Offer) -> RawModel {
+fn model(offer: &Offer, limits: Option<&Limits>) -> RawModel {
+    let limits = limits.copied().unwrap_or_default();
+    let count = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| i64::from(limit.get()));
     let price = |price: Option<crate::types::PicoUsdPerToken>| price.map(|price| Money(price.to_string()));
     RawModel {
         id: Some(offer.id.to_string()),
@@ -239,7 +293,13 @@ fn model(offer: &Offer) -> RawModel {
         cached_input_usd_per_mtok: price(offer.prices.map(|prices| prices.cached_input)),
         cache_write_usd_per_mtok: price(offer.prices.map(|prices| prices.cache_write)),
         output_usd_per_mtok: price(offer.prices.map(|prices| prices.output)),
+        requests_per_minute: count(limits.requests_per_minute),
+        tokens_per_minute: count(limits.tokens_per_minute),
         serves: Some(offer.serves.clone()).filter(|serves| !serves.is_empty()),
         tokenizer: Some(offer.tokenizer),
+        service_tier: Some(offer.sale.service_tier).filter(|tier| *tier != ServiceTier::Standard),
+        hours_utc: offer.sale.hours.map(|hours| hours.to_string()),
+        lacks: Some(offer.sale.lacks.clone()).filter(|lacks| !lacks.is_empty()),
+        price_key: None,
     }
 }

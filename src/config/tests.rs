@@ -1,10 +1,13 @@
 //! What is refused, shown and read again.
 
+mod routing;
+
 use proptest::prelude::*;
 use rstest::rstest;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::policy::cache::CacheUse;
 use crate::policy::intake;
 use crate::types::catalogue::Tokenizer;
 use crate::types::{NanoUsd, PicoUsdPerToken};
@@ -86,6 +89,7 @@ fn gemini(extra: &str) -> String {
     "outlay.toml:4: [[provider]] \"g\": api_key_env must be the name of an environment variable"
 )]
 #[case(&gemini("name = \"models/gemini-2.5-flash\""), "outlay.toml:10: [[model]] \"m\": name is written without models/ here: \"gemini-2.5-flash\"")]
+#[case(&gemini("tokens_per_minute = 0"), "outlay.toml:10: [[model]] \"m\": tokens_per_minute must be between 1 and")]
 #[case(&gemini("name = \"a/b?x\""), "outlay.toml:10: [[model]] \"m\": name must be letters, digits, `.`, `-` or `_`")]
 #[case(&gemini("").replace("\"m\"", "\"m 1\""), "outlay.toml:5: [[model]] \"m 1\": id must be letters, digits, `.`, `-` or `_`")]
 #[case("[[provider]]\nid = \"g\"\nkind = \"opnai\"\n", "not \"opnai\"; did you mean `openai`?")]
@@ -155,6 +159,9 @@ fn gemini(extra: &str) -> String {
 #[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schema = \"no/such.json\" }"), "outlay.toml:13: [[task]] \"t\": validate.json_schema names no/such.json, which cannot be read: ")]
 #[case(&with("[[task]]\nid = \"t\"\n[task.validate.json_schema]\ntype = \"objekt\""), "validate.json_schema is no JSON schema: /type: ")]
 #[case(&with("[[task]]\nid = \"t\"\nvalidate = { json_schema = { \"$ref\" = \"http://127.0.0.1:1/s.json\" } }"), "validate.json_schema is no JSON schema: ")]
+#[case(&with("[worker]\nhedge_share = 1.5"), "outlay.toml:12: [worker]: hedge_share must be between 0 and 1, not 1.5")]
+#[case(&with("[[task]]\nid = \"t\"\nhedge_after = \"p100\""), "outlay.toml:13: [[task]] \"t\": hedge_after must be a percentile from \"p1\" to \"p99\", not \"p100\"")]
+#[case(&with("[[task]]\nid = \"t\"\nhedge_after = \"soon\""), "outlay.toml:13: [[task]] \"t\": hedge_after is wrong: ")]
 #[case(&with("[defaults]\nvalidate = \"xml\""), "outlay.toml:12: [defaults]: validate must be \"none\", \"json\", ")]
 #[case(&with("[[task]]\nid = \"t\"\n[[task]]\nid = \"t\""), "outlay.toml:14: [[task]] \"t\": id is taken")]
 #[case(
@@ -282,6 +289,7 @@ prefix = "outlay."
 max_in_flight = 1024
 lanes = ["interactive", "standard", "bulk"]
 drain_timeout = "60s"
+hedge_share = 0.1
 [admin]
 listen = "127.0.0.1:8700"
 [retain]
@@ -291,6 +299,7 @@ attempt = "400d"
 [defaults]
 budget = { day = "1.00" }
 max_output_tokens = 1024
+hedge_after = "p90"
 validate = "json"
 [[provider]]
 id = "openai"
@@ -344,12 +353,15 @@ cache_ttl = "24h"
 validate = { json_schema = { type = "object", required = ["urgent"], properties.urgent.type = "boolean" } }
 [[task]]
 id = "email.summary"
+hedge_after = "3s"
 validate = { min_chars = 20 }
 [[task]]
 id = "email.json"
+hedge_after = "auto"
 validate = "json"
 [[task]]
 id = "email.free"
+hedge_after = "never"
 validate = "none"
 [[project]]
 id = "inbox"
@@ -406,12 +418,21 @@ fn a_full_configuration_means_what_it_says() {
         Some(NanoUsd(1_000_000_000))
     );
     assert!(config.project_seed(&"lab".into()).is_some_and(|seed| seed.uncapped));
-    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
-    assert!(config.warnings[1].contains("cache_ttl has no effect yet"), "{:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    let cache = |task: &str| config.task_settings(&task.into()).cache;
+    let day = CacheUse::Within(Duration::from_secs(86_400));
+    assert_eq!((cache("email.parse"), cache("other")), (day, CacheUse::Repeats));
 
     let known = jobs_known(&config);
     assert_eq!((known.default_project, known.projects), (None, None));
     assert_eq!(known.tasks.map(|tasks| tasks.len()), Some(4));
+
+    assert_eq!(config.worker.hedge_share_ppm, 100_000);
+    let hedge_after = |task: &str| config.task_settings(&task.into()).hedge_after;
+    assert_eq!(hedge_after("email.summary"), Some(HedgeAfter::Span(Duration::from_secs(3))));
+    assert_eq!(hedge_after("email.json"), Some(HedgeAfter::Auto), "its own word goes first");
+    assert_eq!(hedge_after("email.free"), None);
+    assert_eq!(hedge_after("other"), Some(HedgeAfter::Percentile(90)));
 
     let validator = |task: &str| config.task_settings(&task.into()).validate.clone();
     let Validator::JsonSchema(schema) = validator("email.parse") else { panic!("no schema") };

@@ -1,4 +1,4 @@
-//! The part of a job's life that costs money: admission, hold, call, settlement.
+//! The part of a job's life that costs money: admission, hold, call. `settle` is what comes after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,60 +6,58 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::context::Engine;
-use super::ending::{conclude, end, over_cap, park, refuse_conflict, refuse_project};
-use super::fleet::{CallPermit, Report};
+use super::ending::{end, over_cap, park, refuse_conflict, refuse_project};
+use super::fleet::CallPermit;
+use super::guard;
 use super::process::{POLL, Step, Stepped};
+use super::race::{Flight, race};
 use super::record::Record;
+use super::settle::{settle, weigh};
 use super::tasks::catch_panic;
 use super::waiting::Turn;
-use crate::policy::validate::{self, Finding, Validator};
-use crate::policy::verdict::{Ended, Verdict, bill, judge};
 use crate::ports::provider::{Answer, Call, CallFailure, RateFacts, Reply};
 use crate::ports::queue::Fate;
 use crate::ports::{Happened, StoreError};
-use crate::types::ledger::{Begin, BeginRequest, Conclusion, Next, OnCap, ParkReason};
-use crate::types::outcome::AttemptEnd;
-use crate::types::route::Invalid;
-use crate::types::{AttemptId, AttemptOutcome, Bill, ErrorCode, Failure, Job, NanoUsd, Route, Status};
+use crate::types::ledger::{Begin, BeginRequest, OnCap, ParkReason};
+use crate::types::{AttemptId, AttemptOutcome, ErrorCode, Failure, Job, Route, Status};
 
-/// Admission, hold, call, settlement: the part that costs money.
+/// Admission, hold, call and settlement of one call, or of two where the first is overdue.
 pub(super) async fn call(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     record: &mut Record,
     turn: &mut Option<Turn>,
     on_cap: OnCap,
-    route: &Route,
+    route: Box<Route>,
 ) -> Stepped {
     let job = Arc::clone(&record.job);
-    let asked_at = engine.now().mono;
+    let asked = engine.now();
+    let deadline = record.deadline.map(|deadline| asked.mono_at(deadline));
     let admitted = tokio::select! {
-        admitted = engine.parts.fleet.admit(&job, route) => admitted,
+        biased;
+        admitted = engine.parts.fleet.admit(&job, &route, deadline) => admitted,
         () = engine.parts.tasks.stopping() => None,
+        // Nothing is waited for beyond it: the job is looked at anew, and expires.
+        () = engine.until(deadline) => None,
     };
     let Some(permit) = admitted else { return Ok(Step::Again) };
-    let waited = engine.now().mono.since(asked_at);
+    let now = engine.now();
+    if route.begin_by.is_some_and(|last| now.wall > last) {
+        // The wait took longer than predicted, and the price that is held holds no longer.
+        engine.parts.fleet.give_back(&route, permit);
+        return Ok(Step::Again);
+    }
+    let waited = now.mono.since(asked.mono);
     let attempt = AttemptId(Uuid::now_v7());
-    let request = BeginRequest {
-        attempt,
-        job: Arc::clone(&job),
-        accepted_at: record.accepted_at,
-        provider: route.offer.provider.clone(),
-        model: route.offer.id.clone(),
-        price_version: route.offer.price_version,
-        hold: route.hold,
-        runs_for: route.offer.timeout,
-        explanation: serde_json::to_string(&route.explanation).unwrap_or_default(),
-        hedge: false,
-    };
+    let request = begin_request(record, &route, attempt, false);
     let answer = match engine.parts.ledger.begin(request).await {
         Ok(Begin::Go { attempt_no, generation }) => {
             *turn = None;
             engine.remember_cap(&job.key.project, None, engine.now().mono);
-            let held = Held { attempt, attempt_no, generation, waited };
+            let held = Held { attempt, attempt_no, generation, hedge: false, waited };
             return run_call(engine, record, route, permit, held).await;
         }
         answer => {
-            engine.parts.fleet.give_back(route, permit);
+            engine.parts.fleet.give_back(&route, permit);
             answer?
         }
     };
@@ -79,12 +77,12 @@ pub(super) async fn call(
         }
         Begin::CapReached(cap) => {
             engine.remember_cap(&job.key.project, Some(cap), engine.now().mono);
-            over_cap(engine, record, on_cap, ParkReason::Cap(cap), route).await
+            over_cap(engine, record, on_cap, ParkReason::Cap(cap), &route).await
         }
         Begin::NeverFits { window, cap } => {
-            over_cap(engine, record, on_cap, ParkReason::NeverFits { window, cap }, route).await
+            over_cap(engine, record, on_cap, ParkReason::NeverFits { window, cap }, &route).await
         }
-        Begin::Stopped(reason) => park(engine, record, ParkReason::Stopped { reason }, Some(route)).await,
+        Begin::Stopped(reason) => park(engine, record, ParkReason::Stopped { reason }, Some(&route)).await,
         Begin::Quarantined(_) => {
             engine.parts.fleet.set_quarantined(&route.offer.id, true);
             Ok(Step::Again)
@@ -99,178 +97,88 @@ pub(super) async fn call(
     }
 }
 
+/// What the ledger is asked before a call.
+pub(super) fn begin_request(record: &Record, route: &Route, attempt: AttemptId, hedge: bool) -> BeginRequest {
+    BeginRequest {
+        attempt,
+        job: Arc::clone(&record.job),
+        accepted_at: record.accepted_at,
+        provider: route.offer.provider.clone(),
+        model: route.offer.id.clone(),
+        price_version: route.offer.price_version,
+        hold: route.hold,
+        runs_for: route.offer.timeout,
+        explanation: serde_json::to_string(&route.explanation).unwrap_or_default(),
+        hedge,
+    }
+}
+
 /// A hold that is durable.
-struct Held {
-    attempt: AttemptId,
-    attempt_no: u32,
-    generation: u32,
+pub(super) struct Held {
+    pub(super) attempt: AttemptId,
+    pub(super) attempt_no: u32,
+    pub(super) generation: u32,
+    /// Begun beside another call of its job.
+    pub(super) hedge: bool,
     /// For the provider's limits, before it was asked for.
-    waited: Duration,
+    pub(super) waited: Duration,
 }
 
 async fn run_call(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     record: &mut Record,
-    route: &Route,
-    permit: CallPermit,
+    route: Box<Route>,
+    mut permit: CallPermit,
     held: Held,
 ) -> Stepped {
-    let job = Arc::clone(&record.job);
     record.call_started(engine.now().wall);
-    engine.hear(&Happened::CallStarted { route, waited: held.waited });
-    let call = Call {
+    record.retry = None;
+    engine.hear(&Happened::CallStarted { route: &route, waited: held.waited });
+    engine.hedges.call_begun(engine.now().mono);
+    if held.attempt_no == 1 {
+        guard::called(engine, &record.job, &mut record.watch).await;
+    }
+    if route.escalation.is_some() {
+        let first = Flight::new(engine, &record.job, route, permit, held);
+        // Boxed, so that the many jobs that cannot be hedged do not carry the room for two calls.
+        return Box::pin(race(engine, record, first)).await;
+    }
+    let call = wire_call(&record.job, &route, &held);
+    engine.parts.fleet.sent(&route, &mut permit);
+    let reply = ask(engine, &call).await;
+    let ended = weigh(engine, &record.job, route, permit, held, reply);
+    // Nothing else of the job is under way, so there is nothing to wait for.
+    Ok(settle(engine, record, ended).await?.unwrap_or(Step::Again))
+}
+
+/// What a call sends.
+pub(super) fn wire_call(job: &Arc<Job>, route: &Route, held: &Held) -> Call {
+    Call {
         attempt: held.attempt,
         attempt_no: held.attempt_no,
-        job: Arc::clone(&job),
+        job: Arc::clone(job),
         offer: Arc::clone(&route.offer),
         max_output_tokens: route.max_output_tokens,
         input_tokens_max: route.input_tokens_max,
-    };
+    }
+}
+
+/// Makes the call; whatever happens is an answer.
+pub(super) async fn ask(engine: &Engine, call: &Call) -> Reply {
+    let underway = engine.hedges.sent(&call.offer.id, engine.now().mono);
     // A panic in an adapter must not leave the money hanging: nobody knows what was sent.
-    let reply = match engine.parts.providers.get(&route.offer.provider) {
+    let reply = match engine.parts.providers.get(&call.offer.provider) {
         // The hold may have become presumed spend while this process was paused, and its room given
         // to another call after an admin voided it: nothing is sent on a permission that old.
         Some(_) if !engine.parts.ledger.is_current() => Ok(not_sent()),
-        Some(provider) => catch_panic(provider.complete(&call, engine.now().wall)).await,
+        Some(provider) => catch_panic(provider.complete(call, engine.now().wall)).await,
         None => Err("no adapter for this provider".to_owned()),
     };
     let reply = reply.unwrap_or_else(|panic| interrupted(&panic));
-    settle_call(engine, record, route, permit, held, reply).await
-}
-
-/// What the call's end means, carried out: fleet, money, job.
-async fn settle_call(
-    engine: &Engine,
-    record: &mut Record,
-    route: &Route,
-    permit: CallPermit,
-    held: Held,
-    reply: Reply,
-) -> Stepped {
-    let job = Arc::clone(&record.job);
-    let jitter_permille = (held.attempt.0.as_u128() % 1001) as u32;
-    let (mut answer, failure) = match reply.outcome {
-        Ok(answer) => (Some(answer), None),
-        Err(failure) => (None, Some(failure)),
-    };
-    let validator = &engine.terms(&job.task).rules.validate;
-    let invalid = answer.as_mut().and_then(|answer| why_invalid(validator, answer));
-    let invalid = invalid.map(|why| Invalid { model: route.offer.id.clone(), why });
-    let usage = answer.as_ref().and_then(|answer| answer.usage);
-    let outcome = match (&failure, &invalid, usage) {
-        (Some(failure), ..) => failure.outcome,
-        (None, Some(_), _) => AttemptOutcome::InvalidOutput,
-        (None, None, Some(_)) => AttemptOutcome::Ok,
-        (None, None, None) => AttemptOutcome::OkWithoutUsage,
-    };
-    let ended = Ended {
-        outcome,
-        status: failure.as_ref().and_then(|failure| failure.status),
-        from_provider: failure.as_ref().is_none_or(|failure| failure.from_provider),
-        usage: usage.as_ref(),
-        retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
-    };
-    let took_ms = u64::try_from(reply.took.as_millis()).unwrap_or(u64::MAX);
-    let message = match (&failure, &invalid) {
-        (Some(failure), _) => failure.message.clone(),
-        (None, Some(invalid)) => invalid.to_string(),
-        (None, None) => String::new(),
-    };
-    let report = Report {
-        outcome,
-        usage: usage.as_ref(),
-        retry_after: ended.retry_after,
-        took: reply.took,
-        jitter_permille,
-    };
-    for (provider, model, transition) in engine.parts.fleet.report(&job, route, permit, &report) {
-        engine.hear(&Happened::Breaker {
-            provider: &provider,
-            model: model.as_ref(),
-            transition,
-            message: &message,
-        });
+    if let Some(underway) = underway {
+        underway.ended(&reply, engine.now().mono);
     }
-    let unbilled =
-        engine.parts.rules.unbilled_errors.get(&route.offer.provider).map_or(&[][..], Vec::as_slice);
-    let bill = bill(&ended, route.offer.prices.as_ref(), unbilled);
-    record.call_ended(route, outcome, bill, usage.as_ref(), took_ms);
-    let attempts_max = engine.attempts_max(&job);
-    let verdict = judge(&ended, &record.tally, attempts_max, &message, jitter_permille);
-    let model_served = answer.as_ref().and_then(|answer| answer.model_served.clone());
-    if let Some(served) = model_served.as_deref().filter(|served| !route.offer.is_known_to_serve(served)) {
-        engine.hear(&Happened::UnknownSnapshot { model: &route.offer.id, served });
-    }
-    let now = engine.now();
-    let next = match &verdict {
-        Verdict::Done => Next::Finish(Box::new(record.done(route, answer.unwrap_or_default(), now))),
-        Verdict::Failed(failure) => {
-            Next::Finish(Box::new(record.ended(Status::Failed, Some(failure.clone()), now)))
-        }
-        Verdict::Retry { .. } => Next::GoOn,
-    };
-    let detail = (!message.is_empty()).then(|| message.clone());
-    let attempt = AttemptEnd {
-        attempt: held.attempt,
-        bill,
-        outcome,
-        usage,
-        model_served,
-        provider_ms: took_ms,
-        detail,
-    };
-    let generation = Some(held.generation);
-    let conclusion = Conclusion { key: job.key.clone(), generation, job: None, attempt: Some(attempt), next };
-    let concluded = conclude(engine, conclusion).await?;
-    let (cost, presumed) = match bill {
-        Bill::Actual(cost) => (cost, NanoUsd::ZERO),
-        Bill::Nothing => (NanoUsd::ZERO, NanoUsd::ZERO),
-        Bill::Unknown => (NanoUsd::ZERO, route.hold),
-    };
-    engine.hear(&Happened::CallEnded {
-        project: &job.key.project,
-        route,
-        outcome,
-        cost,
-        presumed,
-        usage: usage.as_ref(),
-        took: reply.took,
-    });
-    if let Some(by) = concluded {
-        engine.parts.fleet.set_quarantined(&route.offer.id, true);
-        engine.hear(&Happened::Overshoot { model: &route.offer.id, by });
-    }
-    match verdict {
-        Verdict::Done | Verdict::Failed(_) => Ok(Step::Over(Fate::Settled)),
-        Verdict::Retry { after, not_here } => {
-            match invalid {
-                Some(invalid) => record.answer_was_invalid(invalid),
-                None => {
-                    if not_here {
-                        record.failed_on.push(route.offer.id.clone());
-                    }
-                    record.last_failure = Some(Failure::lasting(outcome.error_code(), message));
-                }
-            }
-            Ok(engine.come_back(engine.now().mono + after).await)
-        }
-    }
-}
-
-/// Why the answer is not valid, if it is not; takes off what stands around a valid one.
-fn why_invalid(validator: &Validator, answer: &mut Answer) -> Option<String> {
-    let said = validate::Answer {
-        text: answer.output.as_deref(),
-        calls_tools: !answer.tool_calls.is_empty(),
-        finish_reason: answer.finish_reason.as_deref(),
-    };
-    let part = match validator.judge(&said) {
-        Finding::Valid => return None,
-        Finding::Invalid(why) => return Some(why),
-        Finding::Inside(part) => part.to_owned(),
-    };
-    answer.output = Some(part);
-    None
+    reply
 }
 
 /// Queues up, or as the head waits until a hold has been concluded.

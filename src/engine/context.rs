@@ -1,24 +1,33 @@
 //! What one job's life needs around it, put together once by the composition root.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::fleet::Fleet;
+use tokio::sync::Notify;
 
+use super::evidence::Experience;
+use super::fleet::Fleet;
+use super::guard::{Guard, GuardParts};
+use super::hedges::Hedges;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
+use crate::policy::cache::CacheUse;
+use crate::policy::drift::{Drift, Kind};
 use crate::policy::route::TaskRules;
 use crate::ports::directory::ProjectSeed;
 use crate::ports::queue::{Delivery, Payload};
-use crate::ports::{Clock, Directory, Ledger, Observer, Provider, StoreError};
+use crate::ports::{Clock, Directory, Ledger, Observer, Provider, Reports, Shared, StoreError};
 use crate::types::job::Deadline;
 use crate::types::ledger::{CapReached, Project};
-use crate::types::{JobKey, Mono, NanoUsd, Now, ProjectId, ProviderId, TaskId};
+use crate::types::{Job, JobKey, ModelId, Mono, NanoUsd, Now, ProjectId, ProviderId, TaskId};
 
 /// How long a refusal by the cap is remembered before the ledger is asked again.
 const CAP_MEMORY: Duration = Duration::from_millis(500);
+
+/// What providers still count.
+const RECENT: Duration = Duration::from_secs(61);
 
 /// What a task's configuration says beyond routing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +38,8 @@ pub struct TaskTerms {
     pub deadline: Option<Deadline>,
     /// For jobs that name no number of attempts.
     pub attempts_max: u32,
+    /// How old an identical job's answer may be; `None` leaves the cache off.
+    pub cache: CacheUse,
 }
 
 /// Configuration that the engine carries out.
@@ -51,6 +62,10 @@ pub struct Rules {
     pub hold_max: Option<Duration>,
     /// The ledger takes a new session by itself when its own was ended by another process.
     pub session_renews: bool,
+    /// Hedges to a million calls, at most; 0 for none.
+    pub hedge_share_ppm: u32,
+    /// A cap over this process's spend alone, beside those of the projects.
+    pub run_capped: bool,
     /// How to create a project that nobody listed; its id is the job's. `None` refuses such jobs.
     pub default_project: Option<ProjectSeed>,
 }
@@ -63,6 +78,8 @@ pub struct EngineParts {
     pub ledger: Arc<dyn Ledger>,
     /// Projects, prices, stopped models.
     pub directory: Arc<dyn Directory>,
+    /// What workers know of models together.
+    pub shared: Arc<dyn Shared>,
     /// By provider.
     pub providers: HashMap<ProviderId, Arc<dyn Provider>>,
     /// Limits, breakers, latencies.
@@ -73,6 +90,8 @@ pub struct EngineParts {
     pub observer: Arc<dyn Observer>,
     /// The run's tasks.
     pub tasks: Tasks,
+    /// What looks out for loops; `None` for nobody.
+    pub guard: Option<GuardParts>,
 }
 
 /// Everything around one job.
@@ -80,11 +99,19 @@ pub struct Engine {
     /// What the composition root handed over.
     pub(super) parts: EngineParts,
     pub(super) waiting: Waiting,
+    /// How well models do, and which ones jobs keep to.
+    pub(super) experience: Experience,
+    /// A job that others follow has ended or was parked.
+    pub(super) leader_through: Notify,
+    pub(super) hedges: Hedges,
     projects: Mutex<Arc<HashMap<ProjectId, Project>>>,
     caps_reached: Mutex<HashMap<ProjectId, (CapReached, Mono)>>,
     /// Jobs being worked on, each with its body's hash.
     flying: Mutex<HashMap<JobKey, [u8; 32]>>,
+    /// Drifts that the store has been told of and that stop nothing.
+    drifts: Mutex<HashSet<(ModelId, Kind, String)>>,
     fatal: Mutex<Option<StoreError>>,
+    pub(super) guard: Option<Guard>,
 }
 
 /// Whether this process already works on a job.
@@ -101,18 +128,24 @@ pub(super) enum Claim {
 impl Engine {
     /// An engine that knows no projects yet; [`Engine::refresh`] tells it.
     #[must_use]
-    pub fn new(parts: EngineParts) -> Self {
+    pub fn new(mut parts: EngineParts) -> Self {
+        let guard = parts.guard.take().filter(|guard| guard.settings.enabled).map(Guard::new);
         Self {
+            guard,
+            hedges: Hedges::new(parts.rules.hedge_share_ppm),
             parts,
             waiting: Waiting::default(),
+            experience: Experience::default(),
+            leader_through: Notify::default(),
             projects: Mutex::default(),
             caps_reached: Mutex::default(),
             flying: Mutex::default(),
+            drifts: Mutex::default(),
             fatal: Mutex::default(),
         }
     }
 
-    /// Reads projects and stopped models anew.
+    /// Reads projects, stopped models and pins anew; the first time also what is known of models.
     ///
     /// # Errors
     /// When the store gives no answer.
@@ -123,6 +156,20 @@ impl Engine {
         *lock(&self.projects) = Arc::new(projects);
         let stopped = self.parts.directory.quarantined().await?;
         self.parts.fleet.set_stopped(&stopped.into_iter().map(|(model, _)| model).collect());
+        super::guard::hear(self).await;
+        self.refresh_experience().await
+    }
+
+    /// Counts what was called within the last minute against the limits, by whichever process.
+    ///
+    /// # Errors
+    /// When the store gives no answer.
+    pub async fn recall_calls(&self, reports: &dyn Reports) -> Result<(), StoreError> {
+        let now = self.now().wall;
+        for call in reports.recent_calls(now - RECENT).await? {
+            let ago = now.saturating_since(call.begun_at);
+            self.parts.fleet.remember_call((&call.provider, &call.model), ago, call.tokens);
+        }
         Ok(())
     }
 
@@ -164,6 +211,22 @@ impl Engine {
         !project.uncapped || project.caps.is_capped() || account()
     }
 
+    /// Whether there is any cap that a model's wrong prices could break.
+    pub(super) fn guards_a_cap(&self) -> bool {
+        self.parts.rules.run_capped
+            || lock(&self.projects).values().any(|project| !project.uncapped || project.caps.is_capped())
+    }
+
+    /// Whether the store was told of this drift by this process.
+    pub(super) fn knows_drift(&self, model: &ModelId, drift: &Drift) -> bool {
+        // Rare enough that a key may be made to look with.
+        lock(&self.drifts).contains(&(model.clone(), drift.kind, drift.value.clone()))
+    }
+
+    pub(super) fn remember_drift(&self, model: &ModelId, drift: &Drift) {
+        lock(&self.drifts).insert((model.clone(), drift.kind, drift.value.clone()));
+    }
+
     /// The run cannot go on: nothing new is begun, and what runs is drained.
     pub(super) fn fail(&self, error: StoreError) {
         // Every job under way meets the same failure; it is told once.
@@ -192,18 +255,42 @@ impl Engine {
     /// Marks a delivery's job as being worked on, or says why not.
     pub(super) fn claim(&self, delivery: &Delivery) -> Claim {
         let Payload::Job(job) = &delivery.payload else { return Claim::Ours };
-        match lock(&self.flying).entry(job.key.clone()) {
+        let claim = match lock(&self.flying).entry(job.key.clone()) {
             Entry::Occupied(flying) if *flying.get() == job.body_hash => Claim::Repeated,
             Entry::Occupied(_) => Claim::Conflict,
             Entry::Vacant(free) => {
                 free.insert(job.body_hash);
                 Claim::Ours
             }
+        };
+        // Not under the lock above: the guard asks for it under its own.
+        if let (Claim::Ours, Some(guard)) = (claim, &self.guard) {
+            guard.came(job, |id| self.project(id).is_some());
+        }
+        claim
+    }
+
+    pub(super) fn release(&self, job: &Job) {
+        lock(&self.flying).remove(&job.key);
+        if let Some(guard) = &self.guard {
+            guard.gone(job);
         }
     }
 
-    pub(super) fn release(&self, key: &JobKey) {
-        lock(&self.flying).remove(key);
+    /// Whether a job is being worked on here.
+    pub(super) fn is_flying(&self, key: &JobKey) -> bool {
+        lock(&self.flying).contains_key(key)
+    }
+
+    /// The lower of the daily caps that bound a project, if any does.
+    pub(super) fn day_cap(&self, project: &ProjectId) -> Option<NanoUsd> {
+        let day = |id: &ProjectId| self.project(id).and_then(|project| project.caps.day);
+        [day(project), day(&ProjectId::account())].into_iter().flatten().min()
+    }
+
+    /// Tells the store what the loop guard has counted, for whoever ends.
+    pub async fn settle_guard(&self) {
+        super::guard::tell(self).await;
     }
 }
 

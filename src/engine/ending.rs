@@ -52,7 +52,7 @@ pub(super) async fn fail(engine: &Engine, record: &Record, failure: Failure) -> 
 }
 
 /// Makes a job terminal without a call.
-async fn finish(
+pub(super) async fn finish(
     engine: &Engine,
     job: Option<(Arc<Job>, Wall)>,
     result: JobResult,
@@ -157,6 +157,15 @@ pub(super) async fn park(
             Ok(Step::Again)
         }
     }
+}
+
+/// Keeps a job that the loop guard holds outside the queue, where it may be already.
+pub(super) async fn hold(engine: &Engine, record: &Record, reason: ParkReason) -> Stepped {
+    if record.watch.kept {
+        engine.hear(&Happened::JobParked(&record.job.key, &reason));
+        return Ok(Step::Over(Fate::Settled));
+    }
+    park(engine, record, reason, None).await
 }
 
 /// Whatever was held stays held until the session ends; then it counts as presumed.

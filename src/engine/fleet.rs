@@ -1,19 +1,30 @@
 //! What is known of the providers now: limits, breakers, latencies. The shell around
 //! `policy::{admission, breaker, latency}`; it decides nothing itself.
 
+mod health;
+mod line;
+mod sharing;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
-use crate::policy::admission::{Admission, Admitted, Limits, Ticket};
-use crate::policy::breaker::{Breaker, Health, Permit, Signal, Transition};
+pub(super) use self::health::is_failure;
+use self::health::{Fuse, come_back_slowly, signal};
+use self::line::{Gate, Slot, Waiter, pump, return_tickets, time_ahead};
+use crate::policy::admission::{Admission, Limits, Ticket, Told};
+use crate::policy::breaker::{Breaker, Ended, Health, Permit, Transition};
+use crate::policy::dispatch::Dispatch;
 use crate::policy::latency::Quantiles;
 use crate::policy::price::input_tokens_expected;
+use crate::policy::retry_budget::RetryBudget;
 use crate::policy::route::{OfferView, Wait};
 use crate::ports::Clock;
+use crate::ports::provider::RateFacts;
 use crate::types::catalogue::Offer;
+use crate::types::evidence::Quality;
 use crate::types::{AttemptOutcome, Job, ModelId, Mono, ProviderId, Route, TaskId, Usage};
 
 /// How fast old observations fade.
@@ -38,8 +49,10 @@ const REFRESH: Duration = Duration::from_millis(100);
 pub struct ProviderSpec {
     /// Which.
     pub id: ProviderId,
-    /// Requests and tokens per minute.
+    /// Requests and tokens per minute, over all of its models.
     pub limits: Limits,
+    /// The same for single models, as far as they have limits of their own.
+    pub model_limits: HashMap<ModelId, Limits>,
     /// Calls at once.
     pub max_concurrent: usize,
     /// The longest a call may take.
@@ -50,14 +63,9 @@ pub struct ProviderSpec {
 pub struct Fleet {
     clock: Arc<dyn Clock>,
     offers: Vec<Arc<Offer>>,
-    gates: HashMap<ProviderId, Gate>,
     state: Mutex<State>,
-}
-
-/// The async side of one provider: who waits, in order.
-struct Gate {
-    slots: Arc<Semaphore>,
-    line: tokio::sync::Mutex<()>,
+    /// There is something to tell the other workers about breakers, or to hear from them.
+    news: Arc<Notify>,
 }
 
 struct State {
@@ -66,15 +74,26 @@ struct State {
 }
 
 struct ProviderState {
-    limits: Limits,
     admission: Admission,
-    breaker: Breaker,
-    /// Waiting for admission: requests and their tokens.
-    queued: (u64, u64),
+    fuse: Fuse,
+    retries: RetryBudget,
+    /// As the fleet's.
+    news: Arc<Notify>,
+    gate: Arc<Gate>,
+    dispatch: Dispatch<Waiter>,
+    /// When somebody in the line may go at the earliest.
+    look_at: Option<Mono>,
+    /// Other workers make room for a large request that waits here.
+    makes_room: bool,
+    /// When somebody had to wait last.
+    waited_at: Option<Mono>,
 }
 
 struct ModelState {
-    breaker: Breaker,
+    /// Its line among those of its provider.
+    line: usize,
+    admission: Admission,
+    fuse: Fuse,
     quarantined: bool,
     latency: Smooth,
     output: HashMap<TaskId, Smooth>,
@@ -88,12 +107,18 @@ struct Smooth {
     refreshed: Mono,
 }
 
-/// Permission to call: a slot, a ticket, and both breakers' consent.
+/// Permission to call: a slot, a ticket of each limit, and both breakers' consent.
+#[derive(Debug)]
 pub struct CallPermit {
     ticket: Ticket,
+    model_ticket: Ticket,
     provider_permit: Permit,
     model_permit: Permit,
-    _slot: OwnedSemaphorePermit,
+    /// When it was given.
+    at: Mono,
+    /// No limit counts it.
+    is_free: bool,
+    slot: Slot,
 }
 
 /// A breaker that moved: whose, which model's if it was a model's, how.
@@ -104,28 +129,49 @@ impl Fleet {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, providers: &[ProviderSpec], offers: Vec<Arc<Offer>>) -> Self {
         let now = clock.now().mono;
-        let gate = |spec: &ProviderSpec| Gate {
-            slots: Arc::new(Semaphore::new(spec.max_concurrent)),
-            line: tokio::sync::Mutex::default(),
-        };
+        let news = Arc::new(Notify::new());
+        let lines = |id: &ProviderId| offers.iter().filter(|offer| offer.provider == *id).count();
         let provider = |spec: &ProviderSpec| ProviderState {
-            limits: spec.limits,
             admission: Admission::new(spec.limits),
-            breaker: Breaker::new(spec.timeout),
-            queued: (0, 0),
+            fuse: Fuse::new(Breaker::new(spec.timeout)),
+            retries: RetryBudget::new(now),
+            news: Arc::clone(&news),
+            gate: Gate::new(spec.max_concurrent),
+            dispatch: Dispatch::new(lines(&spec.id)),
+            look_at: None,
+            makes_room: false,
+            waited_at: None,
         };
-        let model = |offer: &Offer| ModelState {
-            breaker: Breaker::new(offer.timeout),
+        let limits = |offer: &Offer| {
+            let spec = providers.iter().find(|spec| spec.id == offer.provider);
+            spec.and_then(|spec| spec.model_limits.get(&offer.id)).copied().unwrap_or_default()
+        };
+        let model = |at: usize, offer: &Offer| ModelState {
+            line: offers[..at].iter().filter(|before| before.provider == offer.provider).count(),
+            admission: Admission::new(limits(offer)),
+            fuse: Fuse::new(Breaker::new(offer.timeout)),
             quarantined: false,
             latency: Smooth::new(0.95, now),
             output: HashMap::new(),
         };
+        let models = offers.iter().enumerate().map(|(at, offer)| (offer.id.clone(), model(at, offer)));
         let state = State {
+            models: models.collect(),
             providers: providers.iter().map(|spec| (spec.id.clone(), provider(spec))).collect(),
-            models: offers.iter().map(|offer| (offer.id.clone(), model(offer))).collect(),
         };
-        let gates = providers.iter().map(|spec| (spec.id.clone(), gate(spec))).collect();
-        Self { clock, offers, gates, state: Mutex::new(state) }
+        Self { clock, offers, state: Mutex::new(state), news }
+    }
+
+    /// The catalogue.
+    #[must_use]
+    pub fn offers(&self) -> &[Arc<Offer>] {
+        &self.offers
+    }
+
+    /// Whether a model is stopped for everyone, as far as this process has heard.
+    #[must_use]
+    pub fn is_quarantined(&self, model: &ModelId) -> bool {
+        self.lock().models.get(model).is_some_and(|model| model.quarantined)
     }
 
     /// How every offer stands for this job.
@@ -135,85 +181,26 @@ impl Fleet {
         let State { providers, models } = &mut *state;
         let view = |offer: &Arc<Offer>| {
             let provider = providers.get_mut(&offer.provider)?;
-            let model = models.get(&offer.id)?;
+            let model = models.get_mut(&offer.id)?;
             let output = model.output.get(&job.task).and_then(Smooth::known);
             let expected_output_tokens =
                 output.map_or(OUTPUT_FIRST, |n| u32::try_from(n).unwrap_or(u32::MAX));
             let assumed = LATENCY_FIRST + LATENCY_PER_TOKEN * expected_output_tokens.min(100_000);
             Some(OfferView {
                 offer: Arc::clone(offer),
-                health: worse(provider.breaker.health(now), model.breaker.health(now)),
+                health: worse(provider.fuse.breaker.health(now), model.fuse.breaker.health(now)),
                 quarantined: model.quarantined,
-                wait: provider.predicted_wait(limiter_tokens(job, expected_output_tokens), now),
+                wait: predicted_wait(provider, model, job, expected_output_tokens, now),
                 latency: model.latency.known().map_or(assumed, Duration::from_micros),
                 expected_output_tokens,
+                quality: Quality::UNKNOWN,
             })
         };
         self.offers.iter().filter_map(view).collect()
     }
 
-    /// Waits for a slot and for the provider's limit. `None` when a breaker closed the way in the
-    /// meantime: route again.
-    pub async fn admit(&self, job: &Job, route: &Route) -> Option<CallPermit> {
-        let tokens = limiter_tokens(job, route.expected_output_tokens);
-        let gate = self.gates.get(&route.offer.provider)?;
-        let slot = Arc::clone(&gate.slots).acquire_owned().await.ok()?;
-        let queued = Queued::join(self, &route.offer.provider, tokens);
-        let line = gate.line.lock().await;
-        loop {
-            match self.try_admit(route, tokens) {
-                Ok(admitted) => {
-                    let (ticket, provider_permit, model_permit) = admitted?;
-                    drop((queued, line));
-                    return Some(CallPermit { ticket, provider_permit, model_permit, _slot: slot });
-                }
-                Err(not_before) => self.clock.sleep_until(not_before).await,
-            }
-        }
-    }
-
-    /// `Ok(None)`: no way in. `Err(at)`: not before.
-    fn try_admit(&self, route: &Route, tokens: u64) -> Result<Option<(Ticket, Permit, Permit)>, Mono> {
-        let now = self.clock.now().mono;
-        let mut state = self.lock();
-        let State { providers, models } = &mut *state;
-        let (Some(provider), Some(model)) =
-            (providers.get_mut(&route.offer.provider), models.get_mut(&route.offer.id))
-        else {
-            return Ok(None);
-        };
-        let provider_permit = provider.breaker.permit(now);
-        if let Permit::No { .. } = provider_permit {
-            return Ok(None);
-        }
-        let model_permit = model.breaker.permit(now);
-        if let Permit::No { .. } = model_permit {
-            provider.breaker.give_back(provider_permit);
-            return Ok(None);
-        }
-        let admitted = provider.admission.admit(tokens, now);
-        if let Admitted::Go(ticket) = admitted {
-            return Ok(Some((ticket, provider_permit, model_permit)));
-        }
-        provider.breaker.give_back(provider_permit);
-        model.breaker.give_back(model_permit);
-        if let Admitted::NotBefore(at) = admitted { Err(at) } else { Ok(None) }
-    }
-
-    /// A permission that was not used: nothing was sent.
-    pub fn give_back(&self, route: &Route, admission: CallPermit) {
-        let mut state = self.lock();
-        if let Some(provider) = state.providers.get_mut(&route.offer.provider) {
-            provider.admission.give_back(admission.ticket);
-            provider.breaker.give_back(admission.provider_permit);
-        }
-        if let Some(model) = state.models.get_mut(&route.offer.id) {
-            model.breaker.give_back(admission.model_permit);
-        }
-    }
-
     /// Hears how a call ended; says which breakers moved.
-    pub fn report(&self, job: &Job, route: &Route, admission: CallPermit, report: &Report<'_>) -> Vec<Moved> {
+    pub fn report(&self, job: &Job, route: &Route, permit: CallPermit, report: &Report<'_>) -> Vec<Moved> {
         let now = self.clock.now().mono;
         let mut state = self.lock();
         let State { providers, models } = &mut *state;
@@ -222,30 +209,47 @@ impl Fleet {
         else {
             return Vec::new();
         };
-        match report.outcome {
-            AttemptOutcome::NotSent => provider.admission.give_back(admission.ticket),
-            AttemptOutcome::RateLimited => {
-                let pause = report.retry_after.unwrap_or(PAUSE_FIRST).min(PAUSE_LONGEST);
-                provider.admission.pause(now + pause);
-            }
-            _ => {}
+        let CallPermit { ticket, model_ticket, provider_permit, model_permit, at, slot, .. } = permit;
+        slot.free();
+        // Who counts is who has the limit: the model where it has one of its own, else the provider.
+        let (counts, its_ticket) = if model.admission.is_limited() {
+            (&mut model.admission, model_ticket)
+        } else {
+            (&mut provider.admission, ticket)
+        };
+        let told = |limit, remaining| Told { limit, remaining };
+        let RateFacts { limit_requests, limit_tokens, remaining_requests, remaining_tokens } = report.told;
+        let requests = told(limit_requests, remaining_requests);
+        counts.told(its_ticket, requests, told(limit_tokens, remaining_tokens), now);
+        if report.outcome == AttemptOutcome::RateLimited {
+            let pause = report.retry_after.unwrap_or(PAUSE_FIRST).min(PAUSE_LONGEST);
+            counts.pause(now + pause);
+            counts.slow_down(its_ticket, now);
+        } else if report.outcome == AttemptOutcome::NotSent {
+            return_tickets(provider, model, ticket, model_ticket);
         }
         if let Some(usage) = report.usage {
-            provider.admission.correct(admission.ticket, usage.input_tokens + usage.output_tokens, now);
+            let used = usage.input_tokens + usage.output_tokens;
+            provider.admission.correct(ticket, used, now);
+            model.admission.correct(model_ticket, used, now);
             let output = model.output.entry(job.task.clone()).or_insert_with(|| Smooth::new(0.5, now));
             output.record(usage.output_tokens, now);
             model.latency.record(u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX), now);
         }
-        let signal = signal(report.outcome);
-        let hard = |breaker: &mut Breaker| breaker.open_hard(now, HARD_OPEN);
-        let of_provider = match report.outcome {
-            AttemptOutcome::Unauthorized | AttemptOutcome::Quota => hard(&mut provider.breaker),
-            _ => provider.breaker.record(admission.provider_permit, signal, now, report.jitter_permille),
-        };
-        let of_model = match report.outcome {
-            AttemptOutcome::ModelNotFound => hard(&mut model.breaker),
-            _ => model.breaker.record(admission.model_permit, signal, now, report.jitter_permille),
-        };
+        let (signal, jitter_permille) = (signal(report.outcome), report.jitter_permille);
+        let ended = |permit| Ended { permit, signal, began: at, jitter_permille };
+        let is_hard = matches!(report.outcome, AttemptOutcome::Unauthorized | AttemptOutcome::Quota);
+        let of_provider = provider.fuse.record(ended(provider_permit), is_hard, report.message, now);
+        let is_hard = report.outcome == AttemptOutcome::ModelNotFound;
+        let of_model = model.fuse.record(ended(model_permit), is_hard, report.message, now);
+        come_back_slowly(of_provider, &mut provider.admission, now);
+        come_back_slowly(of_model, &mut model.admission, now);
+        if provider.fuse.breaker.has_wish() || model.fuse.breaker.has_wish() {
+            self.news.notify_one();
+        }
+        if !provider.dispatch.is_empty() {
+            pump(provider, models, now);
+        }
         let id = &route.offer.provider;
         let of_provider = of_provider.map(|transition| (id.clone(), None, transition));
         let of_model = of_model.map(|transition| (id.clone(), Some(route.offer.id.clone()), transition));
@@ -280,25 +284,39 @@ pub struct Report<'a> {
     pub usage: Option<&'a Usage>,
     /// When the provider wants us back.
     pub retry_after: Option<Duration>,
+    /// What the provider said of its limits.
+    pub told: RateFacts,
     /// How long it took.
     pub took: Duration,
     /// 0..=1000, to spread what fails together.
     pub jitter_permille: u32,
+    /// What a failure said, for people.
+    pub message: &'a str,
 }
 
-impl ProviderState {
-    /// The bucket's own wait, and the line in front of it at the pace of the limit.
-    fn predicted_wait(&mut self, tokens: u64, now: Mono) -> Wait {
-        if self.admission.fits_at_all(tokens).is_none() {
-            return Wait::Never;
-        }
-        let at_pace = |queued: u64, limit: Option<std::num::NonZeroU32>| {
-            limit.map_or(Duration::ZERO, |limit| Duration::from_secs(60 * queued) / limit.get())
-        };
-        let line = at_pace(self.queued.0, self.limits.requests_per_minute)
-            .max(at_pace(self.queued.1, self.limits.tokens_per_minute));
-        Wait::For(self.admission.earliest(tokens, now).since(now) + line)
+/// The limits' own wait, and the line in front of it at their pace.
+fn predicted_wait(
+    provider: &mut ProviderState,
+    model: &mut ModelState,
+    job: &Job,
+    expected_output_tokens: u32,
+    now: Mono,
+) -> Wait {
+    let tokens = limiter_tokens(job, expected_output_tokens);
+    if provider.admission.fits_at_all(tokens).and(model.admission.fits_at_all(tokens)).is_none() {
+        return Wait::Never;
     }
+    let earliest = provider.admission.earliest(tokens, now).max(model.admission.earliest(tokens, now));
+    let limited = provider.admission.is_limited() || model.admission.is_limited();
+    let line = if limited && !provider.dispatch.is_empty() {
+        time_ahead(&provider.dispatch, model, &job.key.project)
+    } else {
+        Duration::ZERO
+    };
+    // Behind a pause everybody who waits goes one by one, for a few seconds.
+    let ahead = provider.gate.waiting();
+    let pause = provider.admission.pause_behind(ahead, now).max(model.admission.pause_behind(ahead, now));
+    Wait::For((earliest.since(now) + line).max(pause.since(now)))
 }
 
 impl Smooth {
@@ -320,30 +338,6 @@ impl Smooth {
     }
 }
 
-/// A place in a provider's line, left when dropped.
-struct Queued<'a> {
-    fleet: &'a Fleet,
-    provider: &'a ProviderId,
-    tokens: u64,
-}
-
-impl<'a> Queued<'a> {
-    fn join(fleet: &'a Fleet, provider: &'a ProviderId, tokens: u64) -> Self {
-        if let Some(state) = fleet.lock().providers.get_mut(provider) {
-            state.queued = (state.queued.0 + 1, state.queued.1 + tokens);
-        }
-        Self { fleet, provider, tokens }
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        if let Some(state) = self.fleet.lock().providers.get_mut(self.provider) {
-            state.queued = (state.queued.0 - 1, state.queued.1 - self.tokens);
-        }
-    }
-}
-
 /// Tokens taken from the per-minute limit until the real usage is known.
 fn limiter_tokens(job: &Job, expected_output_tokens: u32) -> u64 {
     let cap = job.request.max_output_tokens.unwrap_or(u32::MAX);
@@ -360,17 +354,6 @@ fn worse(a: Health, b: Health) -> Health {
                 b
             }
         }
-    }
-}
-
-fn signal(outcome: AttemptOutcome) -> Signal {
-    use AttemptOutcome as O;
-    match outcome {
-        O::ProviderError | O::GatewayError | O::NotSent | O::Timeout | O::Dropped | O::Unreadable => {
-            Signal::Failure
-        }
-        O::RateLimited | O::Interrupted | O::Quota | O::Unauthorized | O::ModelNotFound => Signal::Neutral,
-        O::Ok | O::OkWithoutUsage | O::InvalidOutput | O::BadRequest | O::ContextLength => Signal::Success,
     }
 }
 

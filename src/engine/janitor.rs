@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cache::GATHER;
 use super::context::Engine;
+use super::guard;
 use crate::ports::jobs::{Purged, Retention};
 use crate::ports::{Jobs, Reports, StoreError, audit};
 
@@ -14,6 +16,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Refreshes between two heartbeats, and between two checks of the ledger.
 const HEARTBEAT_EVERY: u32 = 3;
 const CHECK_EVERY: u32 = 60;
+/// Refreshes between two times that a worker tells the others how its calls went, and hears of theirs.
+const SHARE_EVERY: u32 = 3;
 /// The most parked jobs let go in one round, and the most rows of a kind thrown away in one.
 const RELEASE_MAX: u32 = 1_000;
 const PURGE_MAX: u32 = 5_000;
@@ -34,20 +38,40 @@ pub struct FleetChores {
     pub keep: Retention,
 }
 
+/// Why a round of chores begins.
+#[derive(PartialEq, Eq)]
+enum Woken {
+    /// It is time.
+    Regular,
+    /// Caps, stops or prices have changed.
+    Changed,
+    /// A job that identical ones may follow is through.
+    Leader,
+}
+
 /// Runs until the run stops. A chore that fails is tried again on the next round; what must not fail
 /// is guarded where it happens, by `begin` itself.
 pub async fn keep(engine: Arc<Engine>, chores: Chores) {
     let mut round: u32 = 0;
     let mut next = engine.now().mono + REFRESH_EVERY;
     while !engine.parts.tasks.is_stopping() {
-        let told = tokio::select! {
-            () = engine.parts.clock.sleep_until(next) => false,
-            () = engine.parts.directory.changed() => true,
+        let woken = tokio::select! {
+            () = engine.parts.clock.sleep_until(next) => Woken::Regular,
+            () = engine.parts.directory.changed() => Woken::Changed,
+            () = engine.leader_through.notified(), if chores.fleet.is_some() => Woken::Leader,
             () = engine.parts.tasks.stopping() => return,
         };
-        if let Err(error) = engine.refresh().await {
+        if woken == Woken::Leader {
+            engine.pause_until(engine.now().mono + GATHER).await;
+        } else if woken == Woken::Changed {
+            engine.parts.fleet.ask_breakers();
+        }
+        if woken != Woken::Leader
+            && let Err(error) = engine.refresh().await
+        {
             tracing::warn!(%error, "projects could not be read");
         }
+        guard::keep(&engine, round).await;
         if let Some(fleet) = &chores.fleet {
             match fleet.jobs.release_due(RELEASE_MAX).await {
                 Ok(0) => {}
@@ -55,7 +79,7 @@ pub async fn keep(engine: Arc<Engine>, chores: Chores) {
                 Err(error) => tracing::warn!(%error, "parked jobs could not be looked at"),
             }
         }
-        if told {
+        if woken != Woken::Regular {
             continue;
         }
         next = engine.now().mono + REFRESH_EVERY;
@@ -65,8 +89,14 @@ pub async fn keep(engine: Arc<Engine>, chores: Chores) {
         {
             tracing::warn!(%error, "no heartbeat could be written");
         }
+        if round.is_multiple_of(SHARE_EVERY)
+            && let Err(error) = engine.share_experience().await
+        {
+            tracing::warn!(%error, "what is known of models could not be shared");
+        }
         if round.is_multiple_of(CHECK_EVERY) {
             check(&engine, &chores).await;
+            guard::purge(&engine).await;
             if let Some(fleet) = &chores.fleet {
                 purge(&engine, fleet).await;
             }

@@ -6,15 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cache;
 use super::call::call;
 use super::context::{Claim, Engine};
 use super::ending::{
-    after_panic, at, end, fail, over_cap, park, refuse_conflict, refuse_line, refuse_project,
+    after_panic, at, end, fail, hold, over_cap, park, refuse_conflict, refuse_line, refuse_project,
 };
-use super::record::Record;
+use super::guard::{self, Gate, Past};
+use super::record::{Record, Sharing};
+use super::retry;
 use super::tasks::catch_panic;
 use super::waiting::Turn;
-use crate::policy::route::{Ask, Choice, choose};
+use crate::policy::hedge;
+use crate::policy::route::{Ask, Choice, choose, pin_move, pin_scope};
 use crate::policy::verdict::DEATHS_MAX;
 use crate::ports::queue::{Delivery, Fate, Payload, Place};
 use crate::ports::{Happened, StoreError, StoreErrorKind};
@@ -41,7 +45,7 @@ pub(super) type Stepped = Result<Step, StoreError>;
 ///
 /// `claim` is the answer to [`Engine::claim`], asked for in the order of the queue: of two jobs with
 /// one id the first has to win, whichever task runs first.
-pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -> Fate {
+pub(super) async fn process(engine: &Arc<Engine>, delivery: Delivery, claim: Claim) -> Fate {
     let place = delivery.place.as_ref();
     let outcome = match (delivery.payload, claim) {
         (Payload::Malformed(malformed), _) => refuse_line(engine, malformed).await,
@@ -53,7 +57,7 @@ pub(super) async fn process(engine: &Engine, delivery: Delivery, claim: Claim) -
         (Payload::Job(job), Claim::Ours) => {
             let came = Came { redelivered: delivery.redelivered, redriven: delivery.redriven };
             let outcome = catch_panic(work_on(engine, &job, place, came)).await;
-            engine.release(&job.key);
+            engine.release(&job);
             match outcome {
                 Ok(outcome) => outcome,
                 Err(panic) => after_panic(engine, &job, &panic).await,
@@ -81,13 +85,13 @@ struct Came {
 }
 
 async fn work_on(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     job: &Arc<Job>,
     place: Option<&Place>,
     came: Came,
 ) -> Result<Fate, StoreError> {
     let mut accepted_at = engine.now().wall;
-    let mut past = Vec::new();
+    let (mut past, mut parked, mut is_new) = (Vec::new(), None, true);
     if came.redelivered || came.redriven {
         let redrive = came.redriven || engine.parts.rules.retry_failed;
         let known = engine.parts.ledger.lookup(&job.key, job.body_hash, redrive).await?;
@@ -99,12 +103,19 @@ async fn work_on(
                 engine.hear(&Happened::JobKnown(&job.key, status));
                 return Ok(Fate::Settled);
             }
-            (accepted_at, past) = (known.accepted_at, known.past);
+            (accepted_at, past, parked) = (known.accepted_at, known.past, known.parked);
+            is_new = false;
+        } else {
+            // A broker's job that was put off before anything of it was durable has been counted when
+            // it first came. A run asks about every job, known or not.
+            is_new = engine.parts.rules.hold_max.is_none();
         }
     }
     let deadline = job.terms.deadline.or(engine.terms(&job.task).deadline);
     let deadline = deadline.map(|deadline| deadline.resolve(accepted_at));
     let mut record = Record::new(Arc::clone(job), place.cloned(), accepted_at, deadline);
+    let seen = Past { is_new, called: !past.is_empty(), parked: parked.as_ref() };
+    record.watch = guard::meet(engine, job, seen).await?;
     record.recall(past, engine.parts.rules.deaths_count);
     if record.tally.deaths >= DEATHS_MAX {
         let message = format!("{} workers died while they worked on it", record.tally.deaths);
@@ -118,13 +129,16 @@ async fn work_on(
             return Ok(Fate::Returned);
         }
         if let Step::Over(fate) = step(engine, &mut record, &mut turn).await? {
+            if record.sharing == Sharing::Leads {
+                engine.leader_is_through();
+            }
             return Ok(fate);
         }
     }
 }
 
 /// Decides what the job needs now and does it once.
-async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> Stepped {
+async fn step(engine: &Arc<Engine>, record: &mut Record, turn: &mut Option<Turn>) -> Stepped {
     let job = Arc::clone(&record.job);
     let now = engine.now();
     if record.deadline.is_some_and(|deadline| now.wall >= deadline) {
@@ -145,32 +159,85 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
     if let Some(reason) = project.stopped.clone() {
         return park(engine, record, ParkReason::Stopped { reason }, None).await;
     }
+    if let Some(step) = cache::consult(engine, record).await? {
+        return Ok(step);
+    }
     if turn.is_none() && engine.waiting.is_crowded(&job.key.project, now.mono) {
         *turn = engine.turn(&job).await;
         return Ok(Step::Again);
     }
-    let views = engine.parts.fleet.views(&job, now.mono);
+    match guard::gate(engine, &job, &mut record.watch, now) {
+        Gate::Pass => {}
+        Gate::Hold(reason) => return hold(engine, record, reason).await,
+        Gate::Slow(until) => return Ok(engine.come_back_later(until).await),
+    }
+    let mut views = engine.parts.fleet.views(&job, now.mono);
+    let rules = &engine.terms(&job.task).rules;
+    engine.experience.judge(&job.task, &mut views, now.wall);
+    if let Some(retry) = &record.retry {
+        retry.hold_back(&mut views, now.mono);
+    }
+    let pin = pin_scope(&job, rules).map(|scope| (engine.experience.pin(&scope), scope));
     let ask = Ask {
         job: &job,
-        task: &engine.terms(&job.task).rules,
+        task: rules,
         deadline: record.deadline,
         capped: engine.is_capped(&project),
         committed: record.committed(),
         failed_on: &record.failed_on,
         invalid: &record.invalid,
+        pinned: pin.as_ref().and_then(|(pin, _)| pin.as_ref()).map(|pin| &pin.model),
         now,
     };
-    let route = match choose(&ask, &views) {
-        Choice::Call(route) => route,
-        Choice::Wait { until, park: false, .. } => return Ok(engine.come_back(until).await),
+    record.rests.retain(|rest| now.mono < rest.again);
+    let route = if let Some(again) = record.rests.iter().map(|rest| rest.again).min() {
+        let Some(route) = hedge::instead_of_waiting(&ask, &views, &record.rests) else {
+            return Ok(engine.come_back(again).await);
+        };
+        route
+    } else {
+        match choose(&ask, &views) {
+            Choice::Call(mut route) => {
+                engine.plan_hedge(&ask, &views, &record.tally, &mut route);
+                route
+            }
+            none => return nobody(engine, record, none).await,
+        }
+    };
+    match retry::turn(engine, record.retry.as_mut(), &route.offer.provider) {
+        retry::Turn::Now => {}
+        retry::Turn::PutOff => return Ok(Step::Again),
+        retry::Turn::Wait(until) => return Ok(engine.come_back(until).await),
+    }
+    // A call instead of a wait is a single one, which nobody has to follow.
+    if let Some((pin, scope)) = &pin
+        && record.rests.is_empty()
+        && let Some(to) = pin_move(&ask, &views, &route)
+        && !engine.keeps_to(scope, pin.as_ref(), &to, now).await?
+    {
+        // Somebody else has chosen for all of them.
+        return Ok(Step::Again);
+    }
+    if let Some(cap) = engine.cap_reached(&job.key.project, route.hold, now.mono) {
+        return over_cap(engine, record, project.on_cap, ParkReason::Cap(cap), &route).await;
+    }
+    call(engine, record, turn, project.on_cap, route).await
+}
+
+/// What becomes of a job that nobody may be called for now.
+async fn nobody(engine: &Engine, record: &Record, choice: Choice) -> Stepped {
+    match choice {
+        Choice::Call(_) => Ok(Step::Again),
+        Choice::Wait { until, park: false, .. } => Ok(engine.come_back(until).await),
         Choice::Wait { until, .. } => {
+            let now = engine.now();
             let until = now.wall + until.since(now.mono);
-            return park(engine, record, ParkReason::NoProvider { until }, None).await;
+            park(engine, record, ParkReason::NoProvider { until }, None).await
         }
         Choice::TooLate(_) => {
             let message = record.after_invalid("no model would answer before its deadline");
             let failure = Failure::lasting(ErrorCode::Deadline, message);
-            return end(engine, record, Status::Expired, failure).await;
+            end(engine, record, Status::Expired, failure).await
         }
         Choice::Impossible(failure, _) => {
             // What a call met says more than that nobody is left to ask.
@@ -180,13 +247,9 @@ async fn step(engine: &Engine, record: &mut Record, turn: &mut Option<Turn>) -> 
                 |met| format!("{}; then {}", met.message, failure.message),
             );
             let failure = Failure { message: at(record.place(), &message), ..met.unwrap_or(failure) };
-            return fail(engine, record, failure).await.map(Step::Over);
+            fail(engine, record, failure).await.map(Step::Over)
         }
-    };
-    if let Some(cap) = engine.cap_reached(&job.key.project, route.hold, now.mono) {
-        return over_cap(engine, record, project.on_cap, ParkReason::Cap(cap), &route).await;
     }
-    call(engine, record, turn, project.on_cap, &route).await
 }
 
 impl Engine {
@@ -206,12 +269,32 @@ impl Engine {
         }
     }
 
+    /// Returns at `at`; never without it.
+    pub(super) async fn until(&self, at: Option<Mono>) {
+        match at {
+            Some(at) => self.parts.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Sleeps until `at`, or hands the job back to the queue where that is longer than a job may be
     /// held.
     pub(super) async fn come_back(&self, at: Mono) -> Step {
         let now = self.now();
         let wait = at.since(now.mono);
         if self.parts.rules.hold_max.is_some_and(|most| wait > most) {
+            return Step::Over(Fate::Later { until: now.wall + wait });
+        }
+        self.pause_until(at).await;
+        Step::Again
+    }
+
+    /// Hands the job back to the queue where the queue can keep it, so that a slowed job takes no slot
+    /// from others; else sleeps.
+    async fn come_back_later(&self, at: Mono) -> Step {
+        let now = self.now();
+        let wait = at.since(now.mono);
+        if self.parts.rules.hold_max.is_some() && wait > POLL {
             return Step::Over(Fate::Later { until: now.wall + wait });
         }
         self.pause_until(at).await;

@@ -1,8 +1,14 @@
 //! A circuit breaker: whether a provider, or one model of it, may be called now.
 //!
-//! Opens when half of at least 20 calls in two minutes failed, or five failed in a row; stays open
-//! 10 s, doubling up to 300 s; then lets **one** probe through at a time and closes after three
-//! successes. "Slow down" answers are not failures: limits are admission's business.
+//! Opens when half of at least 20 calls in two minutes failed, or five failed in a row; then lets **one**
+//! probe through at a time and closes after three successes. A probe goes every 12 s in an outage of up to
+//! five minutes, and at 1/25 of its length later on (at most 300 s): that is quick to notice the end, and
+//! wastes few calls until then. "Slow down" answers are not failures: limits are admission's business.
+//!
+//! What calls met is counted by each process for itself. How a breaker stands is [shared] by
+//! those of a fleet: whoever opens one opens it for all, and only one of them probes.
+
+pub mod shared;
 
 use std::time::Duration;
 
@@ -13,10 +19,16 @@ const BUCKET: Duration = Duration::from_secs(10);
 const COMPLETED_MIN: u32 = 20;
 const FAILED_SHARE_PERCENT: u32 = 50;
 const CONSECUTIVE_MAX: u32 = 5;
-const OPEN_FIRST: Duration = Duration::from_secs(10);
+/// Time between two probes: a share of the outage so far, within these bounds.
+const OPEN_SHARE: u32 = 25;
+const OPEN_SHORTEST: Duration = Duration::from_secs(12);
 const OPEN_LONGEST: Duration = Duration::from_secs(300);
 const SUCCESSES_TO_CLOSE: u32 = 3;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A probe without an answer for so long has failed, whatever its call's own timeout is.
+const PROBE_LONGEST: Duration = Duration::from_secs(30);
+/// How long the others' consent to a probe is waited for before somebody asks for it again.
+const CONSENT_WAIT: Duration = Duration::from_millis(500);
 
 /// What one call says about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +62,8 @@ pub enum Transition {
     Opened {
         /// When a probe may go.
         until: Mono,
+        /// For a reason that waiting a little does not mend.
+        hard: bool,
     },
     /// A probe may go.
     HalfOpened,
@@ -74,11 +88,79 @@ pub enum Health {
     },
 }
 
+/// How a call ended, for a breaker.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// What it was let go as.
+    pub permit: Permit,
+    /// What it says.
+    pub signal: Signal,
+    /// When it was sent.
+    pub began: Mono,
+    /// 0..=1000, to spread what fails together.
+    pub jitter_permille: u32,
+}
+
+/// What the other processes of a fleet are to know, or are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Nobody calls for so long.
+    Open {
+        /// How long.
+        span: Duration,
+        /// For a reason that waiting a little does not mend.
+        hard: bool,
+    },
+    /// To be the one that probes, or to go on being it.
+    Probe,
+    /// The probes went well: everybody may call.
+    Close,
+}
+
+/// How the fleet's breaker stands, as one process hears it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Everybody may call.
+    Closed,
+    /// Nobody may.
+    Open {
+        /// Before then.
+        until: Mono,
+        /// When the outage began.
+        since: Mono,
+        /// For a reason that waiting a little does not mend.
+        hard: bool,
+    },
+    /// This process probes.
+    Ours {
+        /// Until then, unless it says so again.
+        until: Mono,
+    },
+    /// Another one does.
+    Theirs {
+        /// Until then at the latest.
+        until: Mono,
+        /// When the outage began.
+        since: Mono,
+    },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Closed,
-    Open { until: Mono, hard: bool },
-    HalfOpen { probe_since: Option<Mono>, successes: u32 },
+    Closed {
+        /// Calls that began before say nothing new.
+        since: Mono,
+    },
+    Open {
+        until: Mono,
+        hard: bool,
+    },
+    HalfOpen {
+        /// Until when the fleet lets this process probe; `None` where it is alone.
+        lease: Option<Mono>,
+        probe_since: Option<Mono>,
+        successes: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,31 +170,67 @@ struct Bucket {
     failed: u32,
 }
 
+/// Failures with nothing between them that shows the opposite.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// When the first of these calls was sent. A success of an earlier one says nothing of the time since.
+    began: Mono,
+    failures: u32,
+    /// Calls let go since the first failure was seen.
+    sent: u32,
+    /// No success at all came in between, not even of an earlier call.
+    unbroken: u32,
+}
+
 /// One breaker. Time and jitter are passed in.
 #[derive(Debug, Clone)]
 pub struct Breaker {
     state: State,
     buckets: [Bucket; BUCKETS],
-    consecutive_failures: u32,
-    /// How often it opened since it was last closed.
-    openings: u32,
+    run: Option<Run>,
+    /// When the outage began.
     since: Mono,
     /// A probe that takes longer than this counts as failed.
     probe_timeout: Duration,
+    /// Whether others have to agree to a probe and hear of openings.
+    shared: bool,
+    wish: Option<Wish>,
 }
 
 impl Breaker {
-    /// A closed breaker whose probes may take `probe_timeout`.
+    /// A closed breaker whose calls may take `timeout`.
     #[must_use]
-    pub fn new(probe_timeout: Duration) -> Self {
+    pub fn new(timeout: Duration) -> Self {
         Self {
-            state: State::Closed,
+            state: State::Closed { since: Mono(0) },
             buckets: [Bucket::default(); BUCKETS],
-            consecutive_failures: 0,
-            openings: 0,
+            run: None,
             since: Mono(0),
-            probe_timeout,
+            probe_timeout: timeout.min(PROBE_LONGEST),
+            shared: false,
+            wish: None,
         }
+    }
+
+    /// From now on other processes have a say: what they are to know is in [`Self::take_wish`].
+    pub fn share(&mut self) {
+        self.shared = true;
+    }
+
+    /// Whether there is something to tell the others.
+    #[must_use]
+    pub fn has_wish(&self) -> bool {
+        self.wish.is_some()
+    }
+
+    /// What there is to tell the others; once.
+    pub fn take_wish(&mut self) -> Option<Wish> {
+        self.wish.take()
+    }
+
+    /// A wish that nobody heard, unless there is a newer one.
+    pub fn wish_again(&mut self, wish: Wish) {
+        self.wish.get_or_insert(wish);
     }
 
     /// How it stands.
@@ -121,8 +239,13 @@ impl Breaker {
         let open = |until, hard| Health::Open { until, since: self.since, hard };
         match self.state {
             State::Open { until, hard } if now < until => open(until, hard),
-            State::HalfOpen { probe_since: Some(since), .. } if now < since + self.probe_timeout => {
+            State::HalfOpen { probe_since: Some(since), .. } if !self.hangs(since, now) => {
                 open(self.look_again(since, now), false)
+            }
+            State::HalfOpen { probe_since: Some(since), .. } => {
+                let failed_at = since + self.probe_timeout;
+                let until = failed_at + self.pause(failed_at);
+                if now < until { open(until, false) } else { Health::Closed }
             }
             _ => Health::Closed,
         }
@@ -130,52 +253,64 @@ impl Breaker {
 
     /// Asks to make a call.
     pub fn permit(&mut self, now: Mono) -> Permit {
+        if let State::HalfOpen { probe_since: Some(since), .. } = self.state
+            && self.hangs(since, now)
+        {
+            self.open(since + self.probe_timeout, 0);
+        }
         match self.state {
-            State::Closed => Permit::Go,
-            State::Open { until, .. } if now < until => Permit::No { until },
-            State::Open { .. } => {
-                self.state = State::HalfOpen { probe_since: Some(now), successes: 0 };
-                Permit::Probe
+            State::Closed { .. } => {
+                if let Some(run) = &mut self.run {
+                    run.sent = run.sent.saturating_add(1);
+                }
+                Permit::Go
             }
-            State::HalfOpen { probe_since: Some(since), .. } if now < since + self.probe_timeout => {
+            State::Open { until, .. } if now < until => Permit::No { until },
+            State::HalfOpen { lease: Some(lease), probe_since: None, .. } if now >= lease => {
+                self.ask(now, false)
+            }
+            State::Open { hard, .. } if self.shared => self.ask(now, hard),
+            State::Open { .. } => self.probe(None, 0, now),
+            State::HalfOpen { probe_since: Some(since), .. } => {
                 Permit::No { until: self.look_again(since, now) }
             }
-            State::HalfOpen { successes, .. } => {
-                self.state = State::HalfOpen { probe_since: Some(now), successes };
-                Permit::Probe
-            }
+            State::HalfOpen { lease, successes, .. } => self.probe(lease, successes, now),
         }
     }
 
     /// A permit that was not used.
     pub fn give_back(&mut self, permit: Permit) {
-        if let (Permit::Probe, State::HalfOpen { successes, .. }) = (permit, self.state) {
-            self.state = State::HalfOpen { probe_since: None, successes };
+        if let (Permit::Probe, State::HalfOpen { lease, successes, .. }) = (permit, self.state) {
+            self.state = State::HalfOpen { lease, probe_since: None, successes };
+        }
+        if let (Permit::Go, Some(run)) = (permit, &mut self.run) {
+            run.sent = run.sent.saturating_sub(1);
         }
     }
 
-    /// Hears how a call ended. `jitter_permille` (0..=1000) stretches an opening by up to a fifth.
-    pub fn record(
-        &mut self,
-        permit: Permit,
-        signal: Signal,
-        now: Mono,
-        jitter_permille: u32,
-    ) -> Option<Transition> {
+    /// Hears how a call ended.
+    pub fn record(&mut self, ended: Ended, now: Mono) -> Option<Transition> {
+        let Ended { permit, signal, began, jitter_permille } = ended;
         if permit == Permit::Probe {
-            return self.record_probe(signal, now, jitter_permille);
+            return self.record_probe(signal, began, now, jitter_permille);
         }
-        match signal {
-            Signal::Neutral => return None,
-            Signal::Success => self.consecutive_failures = 0,
-            Signal::Failure => self.consecutive_failures += 1,
+        // What was under way when it opened, or before it closed again, tells nothing new.
+        let State::Closed { since } = self.state else { return None };
+        if signal == Signal::Neutral || began < since {
+            return None;
         }
         let bucket = self.bucket(now);
         bucket.completed += 1;
         bucket.failed += u32::from(signal == Signal::Failure);
-        // Calls that were under way when it opened tell nothing new.
-        let opens = self.state == State::Closed && signal == Signal::Failure && self.is_failing(now);
-        opens.then(|| {
+        if signal == Signal::Success {
+            self.run = self.run.filter(|run| began < run.began).map(|run| Run { unbroken: 0, ..run });
+            return None;
+        }
+        let run = self.run.get_or_insert(Run { began, failures: 0, sent: 0, unbroken: 0 });
+        run.began = run.began.min(began);
+        run.failures += 1;
+        run.unbroken += 1;
+        self.is_failing(now).then(|| {
             self.since = now;
             self.open(now, jitter_permille)
         })
@@ -187,12 +322,64 @@ impl Breaker {
         if already {
             return None;
         }
-        if self.state == State::Closed {
+        if let State::Closed { .. } = self.state {
             self.since = now;
         }
-        let until = now + span;
-        self.state = State::Open { until, hard: true };
-        Some(Transition::Opened { until })
+        Some(self.open_for(now, span, true))
+    }
+
+    /// Hears how the fleet's breaker stands.
+    pub fn hear(&mut self, heard: Heard, now: Mono) -> Option<Transition> {
+        // What the others do not know yet is newer.
+        if matches!(self.wish, Some(Wish::Open { .. } | Wish::Close)) {
+            return None;
+        }
+        let was_closed = matches!(self.state, State::Closed { .. });
+        match heard {
+            Heard::Closed if was_closed => None,
+            Heard::Closed => {
+                self.close(now);
+                Some(Transition::Closed)
+            }
+            Heard::Ours { until } => {
+                self.state = match self.state {
+                    State::HalfOpen { probe_since, successes, .. } => {
+                        State::HalfOpen { lease: Some(until), probe_since, successes }
+                    }
+                    _ => State::HalfOpen { lease: Some(until), probe_since: None, successes: 0 },
+                };
+                None
+            }
+            Heard::Open { until, since, hard } => {
+                // Somebody here asks for a probe already.
+                let asks = self.wish == Some(Wish::Probe) && until <= now;
+                if !asks {
+                    (self.state, self.since) = (State::Open { until, hard }, since);
+                }
+                was_closed.then_some(Transition::Opened { until, hard })
+            }
+            Heard::Theirs { until, since } => {
+                (self.state, self.since) = (State::Open { until, hard: false }, since);
+                was_closed.then_some(Transition::Opened { until, hard: false })
+            }
+        }
+    }
+
+    fn probe(&mut self, lease: Option<Mono>, successes: u32, now: Mono) -> Permit {
+        self.state = State::HalfOpen { lease, probe_since: Some(now), successes };
+        Permit::Probe
+    }
+
+    /// A probe needs the others' consent; whoever asks meanwhile is told to wait for it.
+    fn ask(&mut self, now: Mono, hard: bool) -> Permit {
+        let until = now + CONSENT_WAIT;
+        self.wish = Some(Wish::Probe);
+        self.state = State::Open { until, hard };
+        Permit::No { until }
+    }
+
+    fn hangs(&self, probe_since: Mono, now: Mono) -> bool {
+        now >= probe_since + self.probe_timeout
     }
 
     /// A probe's answer usually comes long before its timeout, so whoever waits looks again soon.
@@ -200,28 +387,61 @@ impl Breaker {
         (now + LOOK_AGAIN).min(probe_since + self.probe_timeout)
     }
 
-    fn record_probe(&mut self, signal: Signal, now: Mono, jitter_permille: u32) -> Option<Transition> {
-        let State::HalfOpen { successes, .. } = self.state else { return None };
+    fn record_probe(
+        &mut self,
+        signal: Signal,
+        began: Mono,
+        now: Mono,
+        jitter_permille: u32,
+    ) -> Option<Transition> {
+        let (lease, successes) = match self.state {
+            // One that was given up: another may be under way, or the fleet has gone on.
+            State::HalfOpen { probe_since: Some(since), .. } if began < since => return None,
+            State::HalfOpen { lease, successes, .. } => (lease, successes),
+            // Later than was waited for, and still the first good news.
+            State::Open { hard: false, .. } if signal == Signal::Success && !self.shared => (None, 0),
+            _ => return None,
+        };
         match signal {
             Signal::Failure => return Some(self.open(now, jitter_permille)),
             Signal::Success if successes + 1 >= SUCCESSES_TO_CLOSE => {
-                *self = Self::new(self.probe_timeout);
+                self.close(now);
+                self.wish = self.shared.then_some(Wish::Close);
                 return Some(Transition::Closed);
             }
-            Signal::Success => self.state = State::HalfOpen { probe_since: None, successes: successes + 1 },
-            Signal::Neutral => self.state = State::HalfOpen { probe_since: None, successes },
+            Signal::Success => {
+                self.state = State::HalfOpen { lease, probe_since: None, successes: successes + 1 };
+                // The next probe may take its time.
+                self.wish = self.shared.then_some(Wish::Probe);
+            }
+            Signal::Neutral => self.state = State::HalfOpen { lease, probe_since: None, successes },
         }
         (successes == 0 && signal == Signal::Success).then_some(Transition::HalfOpened)
     }
 
+    /// The time until the next probe.
+    fn pause(&self, now: Mono) -> Duration {
+        (now.since(self.since) / OPEN_SHARE).clamp(OPEN_SHORTEST, OPEN_LONGEST)
+    }
+
     fn open(&mut self, now: Mono, jitter_permille: u32) -> Transition {
-        let span = (OPEN_FIRST * 2u32.saturating_pow(self.openings.min(8))).min(OPEN_LONGEST);
-        let until = now + span + span / 5 * jitter_permille.min(1000) / 1000;
-        self.openings += 1;
-        self.consecutive_failures = 0;
+        let span = self.pause(now);
+        self.open_for(now, span + span / 20 * jitter_permille.min(1000) / 1000, false)
+    }
+
+    fn open_for(&mut self, now: Mono, span: Duration, hard: bool) -> Transition {
+        let until = now + span;
+        self.run = None;
         self.buckets = [Bucket::default(); BUCKETS];
-        self.state = State::Open { until, hard: false };
-        Transition::Opened { until }
+        self.state = State::Open { until, hard };
+        self.wish = self.shared.then_some(Wish::Open { span, hard });
+        Transition::Opened { until, hard }
+    }
+
+    fn close(&mut self, now: Mono) {
+        self.run = None;
+        self.buckets = [Bucket::default(); BUCKETS];
+        self.state = State::Closed { since: now };
     }
 
     fn bucket(&mut self, now: Mono) -> &mut Bucket {
@@ -234,11 +454,16 @@ impl Breaker {
     }
 
     fn is_failing(&self, now: Mono) -> bool {
+        // Failures come back sooner than answers do, so some of them in a row are nothing while most of
+        // the calls sent since the first are still under way.
+        let in_a_row = self.run.is_some_and(|run| {
+            run.unbroken >= CONSECUTIVE_MAX
+                || (run.failures >= CONSECUTIVE_MAX && run.failures * 2 > run.sent)
+        });
         let oldest = epoch(now).saturating_sub(BUCKETS as u64 - 1);
         let recent = self.buckets.iter().filter(|bucket| bucket.epoch >= oldest);
         let (completed, failed) = recent.fold((0, 0), |(c, f), b| (c + b.completed, f + b.failed));
-        self.consecutive_failures >= CONSECUTIVE_MAX
-            || (completed >= COMPLETED_MIN && failed * 100 >= completed * FAILED_SHARE_PERCENT)
+        in_a_row || (completed >= COMPLETED_MIN && failed * 100 >= completed * FAILED_SHARE_PERCENT)
     }
 }
 
@@ -247,111 +472,4 @@ fn epoch(now: Mono) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Mono {
-        Mono(0) + Duration::from_secs(seconds)
-    }
-
-    fn breaker() -> Breaker {
-        Breaker::new(Duration::from_secs(30))
-    }
-
-    /// Feeds one signal a character: `.` success, `x` failure, `-` neutral.
-    fn feed(breaker: &mut Breaker, signals: &str, now: Mono) -> Option<Transition> {
-        let signal = |c| match c {
-            '.' => Signal::Success,
-            'x' => Signal::Failure,
-            _ => Signal::Neutral,
-        };
-        signals.chars().filter_map(|c| breaker.record(Permit::Go, signal(c), now, 0)).last()
-    }
-
-    #[rstest::rstest]
-    #[case("xxxx", false)]
-    #[case("xxxxx", true)]
-    #[case("xxxx.xxxx", false)]
-    #[case("xx--x--xx", true)]
-    #[case("x.x.x.x.x.x.x.x.x.x", false)]
-    #[case("x.x.x.x.x.x.x.x.x.x.x", true)]
-    #[case("x..x..x..x..x..x..x..x..x", false)]
-    #[case("------------------------------", false)]
-    fn what_opens_it(#[case] signals: &str, #[case] opens: bool) {
-        let mut breaker = breaker();
-        assert_eq!(feed(&mut breaker, signals, at(1)).is_some(), opens);
-        assert_eq!(breaker.health(at(1)) != Health::Closed, opens);
-    }
-
-    #[test]
-    fn failures_older_than_the_window_are_forgotten() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "x.x.x.x.x.x.x.x.x.", at(1));
-        assert_eq!(feed(&mut breaker, ".....x.x", at(200)), None);
-    }
-
-    #[test]
-    fn one_probe_at_a_time_and_three_successes_close_it() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "xxxxx", at(0));
-        assert_eq!(breaker.permit(at(9)), Permit::No { until: at(10) });
-        for n in 0..3 {
-            assert_eq!(breaker.permit(at(10 + n)), Permit::Probe);
-            assert!(matches!(breaker.permit(at(10 + n)), Permit::No { .. }), "a second probe");
-            breaker.record(Permit::Probe, Signal::Success, at(10 + n), 0);
-        }
-        assert_eq!(breaker.permit(at(13)), Permit::Go);
-    }
-
-    #[test]
-    fn a_failed_probe_opens_it_for_twice_as_long_up_to_the_longest() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "xxxxx", at(0));
-        let mut now = at(10);
-        for seconds in [20, 40, 80, 160, 300, 300] {
-            assert_eq!(breaker.permit(now), Permit::Probe);
-            let until = now + Duration::from_secs(seconds);
-            assert_eq!(
-                breaker.record(Permit::Probe, Signal::Failure, now, 0),
-                Some(Transition::Opened { until })
-            );
-            now = until;
-        }
-    }
-
-    #[test]
-    fn a_hung_probe_makes_room_for_the_next() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "xxxxx", at(0));
-        assert_eq!(breaker.permit(at(10)), Permit::Probe);
-        assert!(matches!(breaker.permit(at(39)), Permit::No { .. }));
-        assert_eq!(breaker.permit(at(40)), Permit::Probe);
-    }
-
-    #[test]
-    fn a_probe_given_back_lets_another_go() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "xxxxx", at(0));
-        let probe = breaker.permit(at(10));
-        breaker.give_back(probe);
-        assert_eq!(breaker.permit(at(10)), Permit::Probe);
-    }
-
-    #[test]
-    fn a_hard_opening_lasts_and_is_told_once() {
-        let mut breaker = breaker();
-        let five_minutes = Duration::from_secs(300);
-        assert!(breaker.open_hard(at(1), five_minutes).is_some());
-        assert!(breaker.open_hard(at(2), five_minutes).is_none());
-        assert!(matches!(breaker.health(at(300)), Health::Open { hard: true, .. }));
-        assert_eq!(breaker.permit(at(301)), Permit::Probe);
-    }
-
-    #[test]
-    fn late_failures_of_an_open_breaker_change_nothing() {
-        let mut breaker = breaker();
-        feed(&mut breaker, "xxxxx", at(0));
-        assert_eq!(feed(&mut breaker, "xxxxxxxxxxxxxxxxxxxxxxxxx", at(1)), None);
-        assert_eq!(breaker.permit(at(10)), Permit::Probe);
-    }
-}
+mod tests;

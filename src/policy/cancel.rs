@@ -54,6 +54,7 @@ pub fn cancelled(
         cost_usd: spent,
         presumed_usd: presumed,
         cached: false,
+        cached_from: None,
         late: false,
         timing: Timing {
             queued_at: accepted_at,

@@ -123,7 +123,7 @@ pub fn room_again(reason: &ParkReason, stopped: bool, fit: Fit) -> bool {
     match reason {
         ParkReason::Cap(_) | ParkReason::NeverFits { .. } => !stopped && matches!(fit, Fit::Fits | Fit::Wait),
         ParkReason::Stopped { .. } => !stopped,
-        ParkReason::NoProvider { .. } => false,
+        ParkReason::NoProvider { .. } | ParkReason::Following { .. } | ParkReason::Guard { .. } => false,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::types::Mono;
 /// Buckets per doubling: the width of one bucket is 2^(1/4), so a quantile is at most 19 % off.
 const PER_DOUBLING: f64 = 4.0;
 /// Values from 1 up to 2^32 units.
-const BUCKETS: usize = 129;
+pub(super) const BUCKETS: usize = 129;
 
 /// A fading histogram of positive values.
 #[derive(Debug, Clone)]
@@ -41,6 +41,11 @@ impl Quantiles {
     #[must_use]
     pub fn samples(&self) -> f64 {
         self.total / self.unit
+    }
+
+    /// The weight of each bucket, in samples.
+    pub(super) fn by_bucket(&self) -> impl Iterator<Item = f64> {
+        self.weights.iter().map(|weight| weight / self.unit)
     }
 
     /// The value that a share `q` of samples does not exceed; `None` when empty.
@@ -75,13 +80,18 @@ impl Quantiles {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "log2 of a u64 fits")]
-fn bucket(value: u64) -> usize {
+pub(super) fn bucket(value: u64) -> usize {
     (((value.max(1) as f64).log2() * PER_DOUBLING).ceil() as usize).min(BUCKETS - 1)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2^32 fits")]
 fn upper_end(bucket: usize) -> u64 {
-    (bucket as f64 / PER_DOUBLING).exp2().floor() as u64
+    end(bucket).floor() as u64
+}
+
+/// Where a bucket ends, and the next begins.
+pub(super) fn end(bucket: usize) -> f64 {
+    (bucket as f64 / PER_DOUBLING).exp2()
 }
 
 #[cfg(test)]

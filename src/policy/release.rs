@@ -3,14 +3,15 @@
 //! A job that goes too early comes back parked, so a wrong guess costs a round trip and no money:
 //! the cap is kept by `begin` alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::book::{Book, Payer};
 use super::budget::Fit;
+use super::cache::Shared;
 use super::gate;
 use crate::types::ledger::ParkReason;
-use crate::types::{NanoUsd, Wall, WindowId};
+use crate::types::{ContentKey, NanoUsd, Wall, WindowId};
 
 /// A released job that has neither begun nor ended nor been parked again after this long has lost
 /// its message.
@@ -27,11 +28,23 @@ pub struct Waiting {
     pub runs_for: Duration,
     /// A person has let it go.
     pub let_go: bool,
+    /// Not before this, where a person's release is spread over time.
+    pub goes_at: Option<Wall>,
     /// When it was sent to the queue, while it is on its way.
     pub released_at: Option<Wall>,
+    /// For one that follows an identical job: how that stands.
+    pub shared: Shared,
 }
 
 impl Waiting {
+    /// What it has in common with the job it follows.
+    fn content(&self) -> Option<ContentKey> {
+        match self.reason {
+            ParkReason::Following { content, .. } => Some(content),
+            _ => None,
+        }
+    }
+
     fn is_on_its_way(&self, now: Wall) -> bool {
         self.released_at.is_some_and(|at| now < at + LOST_AFTER)
     }
@@ -51,7 +64,10 @@ pub fn due(
     limit: usize,
 ) -> Vec<usize> {
     let mut reserved = Reserved::default();
+    // Contents that somebody is going to lead again: one at a time, or each would come back to follow.
+    let mut led_again = BTreeSet::new();
     for row in rows.iter().filter(|row| row.is_on_its_way(now)) {
+        led_again.extend(row.content());
         let ids = book.charged(account, None, payer, now, now + row.runs_for);
         reserved.take(book, &ids, row.hold);
     }
@@ -67,16 +83,28 @@ pub fn due(
         let never = matches!(book.fit(&ids, row.hold), Fit::NeverFits { .. });
         let ripe = match &row.reason {
             ParkReason::NoProvider { until } => row.let_go || *until <= now,
+            ParkReason::Following { content, until, .. } => {
+                let alone = row.let_go || until.is_some_and(|until| until <= now);
+                alone
+                    || match row.shared {
+                        Shared::Led => false,
+                        Shared::Answered => true,
+                        Shared::Free => !led_again.contains(content),
+                    }
+            }
+            ParkReason::Guard { .. } => row.let_go && row.goes_at.is_none_or(|at| at <= now),
             ParkReason::Cap(_) | ParkReason::NeverFits { .. } | ParkReason::Stopped { .. } => true,
         };
         let fits = ripe && reserved.take(book, &ids, row.hold);
         let goes = match row.reason {
             // Waiting for room would be waiting for ever: the person who let it go gets an answer.
+            ParkReason::Guard { .. } => ripe && (fits || never),
             _ if row.let_go => fits || never,
             ParkReason::Cap(_) | ParkReason::NeverFits { .. } => fits,
-            ParkReason::Stopped { .. } | ParkReason::NoProvider { .. } => ripe,
+            ParkReason::Stopped { .. } | ParkReason::NoProvider { .. } | ParkReason::Following { .. } => ripe,
         };
         if goes {
+            led_again.extend(row.content());
             go.push(at);
         }
     }
@@ -127,7 +155,16 @@ mod tests {
 
     fn row(reason: ParkReason, hold: i64) -> Waiting {
         let runs_for = Duration::from_secs(120);
-        Waiting { reason, hold: NanoUsd(hold), runs_for, let_go: false, released_at: None }
+        let shared = Shared::Free;
+        Waiting {
+            reason,
+            hold: NanoUsd(hold),
+            runs_for,
+            let_go: false,
+            goes_at: None,
+            released_at: None,
+            shared,
+        }
     }
 
     fn let_go(row: Waiting) -> Waiting {
@@ -189,6 +226,42 @@ mod tests {
         // But what they are going to take is not there for others.
         check(0, None, 9, &[row(stopped(), 60), row(cap(), 50)], &[0]);
         check(0, None, 9, &[row(no_provider(1), 60), row(cap(), 50)], &[1]);
+    }
+
+    fn following(content: u8, shared: Shared, seconds_left: Option<i64>) -> Waiting {
+        let until = seconds_left.map(|left| Wall(NOW.0 + left * 1_000_000));
+        let content = ContentKey([content; 32]);
+        Waiting { shared, ..row(ParkReason::Following { leader: "a".into(), content, until }, 0) }
+    }
+
+    #[test]
+    fn followers_go_together_once_there_is_an_answer_and_one_by_one_when_there_is_none() {
+        let (led, answered, free) = (Shared::Led, Shared::Answered, Shared::Free);
+        let three = |shared| [1, 1, 2].map(|content| following(content, shared, None));
+        check(0, None, 9, &three(led), &[]);
+        check(0, None, 9, &three(answered), &[0, 1, 2]);
+        check(0, None, 9, &three(free), &[0, 2]);
+        // The one that leads again is on its way: the others wait for it, until it counts as lost.
+        check(0, None, 9, &[released(following(1, free, None), 59), following(1, free, None)], &[]);
+        check(0, None, 9, &[released(following(1, free, None), 60), following(1, free, None)], &[0]);
+        // Whoever cannot wait any longer goes on alone; so does one that a person lets go.
+        check(0, None, 9, &[following(1, led, Some(1)), following(1, led, Some(0))], &[1]);
+        check(100, None, 9, &[let_go(following(1, led, None)), following(1, led, None)], &[0]);
+    }
+
+    #[test]
+    fn what_the_guard_holds_goes_when_a_person_says_so_and_bit_by_bit() {
+        let held = || {
+            let (key, message) = (String::new(), String::new());
+            row(ParkReason::Guard { rule: crate::types::guard::GuardRule::Hops, key, message }, 10)
+        };
+        let at = |seconds_ahead: i64| Waiting {
+            goes_at: Some(Wall(NOW.0 + seconds_ahead * 1_000_000)),
+            ..let_go(held())
+        };
+        check(0, None, 9, &[held(), at(0), at(1)], &[1]);
+        check(0, Some("holiday"), 9, &[at(0)], &[]);
+        check(95, None, 9, &[at(0)], &[]);
     }
 
     #[test]

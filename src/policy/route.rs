@@ -1,26 +1,44 @@
 //! Which model a job goes to: the cheapest eligible offer that answers before the deadline.
 //!
 //! The same inputs always give the same answer, reasons included. Offers are judged in a fixed
-//! column of refusals, then by time, then by money; ties go to the quicker, then by name. After an
-//! answer that did not validate, the next tier up goes before money.
+//! column of refusals, then by time, then by what a success costs; ties go to the quicker, then by name.
+//! After an answer that did not validate, the next tier up goes before money. `voice` has what a quality
+//! floor and a pinned model change about it.
+
+mod tell;
+mod voice;
+
+pub mod input;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::input::InputRule;
 use super::breaker::Health;
-use super::price;
+use super::hedge::HedgeAfter;
+use super::hours::{Opening, next_opening};
 use super::validate::Validator;
-use crate::types::catalogue::{Offer, Tier};
-use crate::types::job::Late;
+use super::{evidence, price};
+use crate::types::catalogue::{Offer, ServiceTier, Tier};
+use crate::types::evidence::{PinBy, Quality, Share};
+use crate::types::job::{Class, Late, Request, Terms};
 use crate::types::route::{Considered, Explanation, Invalid, Lost, Reason};
-use crate::types::{ErrorCode, Failure, Job, ModelId, Mono, NanoUsd, Now, Route, Wall};
+use crate::types::{Failure, Job, ModelId, Mono, NanoUsd, Now, Route, Wall};
 
+use tell::failure;
+pub use tell::sentence;
+pub(super) use tell::{considered, considered_loser};
+pub(super) use voice::shortfall;
+pub use voice::{PIN_REST, PinMove, pin_move, pin_scope};
+
+/// When a job looks again that only stopped models could take.
+const STOPPED_AGAIN: Duration = Duration::from_secs(300);
 /// How long an outage is waited out in place before the job is parked.
 pub const OUTAGE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// From here on [`tiers_away`] means a model that is no better.
-const NOT_BETTER: u8 = 100;
+pub(super) const NOT_BETTER: u8 = 100;
 
 /// What a task asks of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +51,23 @@ pub struct TaskRules {
     pub models: Vec<ModelId>,
     /// What its answers must be.
     pub validate: Validator,
+    /// The least part of a model's calls that has to succeed.
+    pub quality_floor: Option<Share>,
+    /// Whose jobs keep to one model.
+    pub pin: PinBy,
+    /// When an answer is overdue, so that another model may be asked too; `None` leaves that to the
+    /// deadline alone.
+    pub hedge_after: Option<HedgeAfter>,
+    /// Other floors for inputs of a certain size; the first that fits counts.
+    pub rules: Vec<InputRule>,
+}
+
+impl TaskRules {
+    /// The least capable tier for this request: that of the first rule that fits it, else the task's.
+    #[must_use]
+    pub fn floor(&self, request: &Request) -> Tier {
+        input::rule_for(&self.rules, request).map_or(self.min_tier, |rule| rule.min_tier)
+    }
 }
 
 /// One offer and how it stands now.
@@ -50,6 +85,8 @@ pub struct OfferView {
     pub latency: Duration,
     /// Output tokens expected for this task.
     pub expected_output_tokens: u32,
+    /// How well it does this task.
+    pub quality: Quality,
 }
 
 /// The wait for a provider's rate limit.
@@ -78,6 +115,8 @@ pub struct Ask<'a> {
     pub failed_on: &'a [ModelId],
     /// Answers that did not validate: whoever gave one is not asked again, and a better model is.
     pub invalid: &'a [Invalid],
+    /// The model that its project's or task's jobs keep to, if there is one by now.
+    pub pinned: Option<&'a ModelId>,
     /// Now.
     pub now: Now,
 }
@@ -103,14 +142,20 @@ pub enum Choice {
 }
 
 /// An offer that passed every refusal, with what it would cost and take.
-struct Candidate<'a> {
-    view: &'a OfferView,
+pub(super) struct Candidate<'a> {
+    pub(super) view: &'a OfferView,
     max_output_tokens: u32,
     input_tokens_max: u64,
-    hold: NanoUsd,
+    pub(super) hold: NanoUsd,
     expected_cost: NanoUsd,
+    /// What an answer that counts will probably cost.
+    success_cost: NanoUsd,
     wait: Duration,
-    finish: Duration,
+    pub(super) finish: Duration,
+    /// When the hours begin at which the offer is sold, where the call has to wait for them.
+    pub(super) opens_at: Option<Wall>,
+    /// The last instant at which the call may begin, where the offer is not always sold.
+    begin_by: Option<Wall>,
 }
 
 /// Chooses among `views`.
@@ -118,50 +163,64 @@ struct Candidate<'a> {
 pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let mut candidates = Vec::with_capacity(views.len());
     let mut losers = Vec::with_capacity(views.len());
+    let (floor, rule) = floor(ask);
     for view in views {
-        match judge(ask, view) {
+        match judge(ask, floor, view) {
             Ok(candidate) => candidates.push(candidate),
             Err(lost) => losers.push((view, lost)),
         }
     }
     losers.sort_unstable_by(|(a, _), (b, _)| a.offer.id.cmp(&b.offer.id));
-    let Some(fastest) = candidates.iter().map(|c| c.finish).min() else {
-        return nothing_eligible(ask, &losers);
-    };
+    if candidates.is_empty() {
+        let offers = losers.iter().map(considered_loser).collect();
+        return nothing_eligible(ask, &losers, explain(ask, rule, Reason::OnlyEligible, offers));
+    }
+    let mut below = voice::exclude(ask, &mut candidates);
     let time_left = ask.deadline.map(|deadline| deadline.saturating_since(ask.now.wall));
-    let in_time = |c: &Candidate<'_>| time_left.is_none_or(|left| c.finish <= left);
+    let in_time = |c: &Candidate<'_>| time_left.is_none_or(|left| c.finish + c.reserve() <= left);
     let failed_tier = failed_tier(ask, views);
     let away = |c: &Candidate<'_>| tiers_away(c.view.offer.tier, failed_tier);
-    let any_in_time = time_left.is_none_or(|left| fastest <= left);
+    let any_in_time = candidates.iter().any(in_time);
     // Names make the order total, so an unstable sort has just one outcome.
     if any_in_time {
-        candidates.sort_unstable_by_key(|c| (!in_time(c), away(c), c.rank_by_cost(), c.finish, c.name()));
+        let short = |c: &Candidate<'_>| voice::shortfall(ask, c);
+        candidates
+            .sort_unstable_by_key(|c| (!in_time(c), away(c), short(c), c.rank_by_cost(), c.finish, c.name()));
     } else {
         // Late as they all are, a model that is no better would most likely be no use either.
         candidates.sort_unstable_by_key(|c| (away(c) >= NOT_BETTER, c.finish, c.rank_by_cost(), c.name()));
     }
+    let preferred = voice::prefer(ask, &mut candidates, &mut below, any_in_time, in_time);
     let best = &candidates[0];
-    let reason = match (candidates.len(), any_in_time, time_left) {
+    let by_cost = || match (candidates.len(), any_in_time, time_left) {
         (_, false, _) => Reason::FastestAllLate,
         _ if failed_tier.is_some() && away(best) < NOT_BETTER => Reason::Escalated,
         _ if failed_tier.is_some() => Reason::AnotherModel,
         (1, ..) => Reason::OnlyEligible,
+        _ if voice::shortfall(ask, best) > 0 => Reason::BestBelowFloor,
         (_, _, None) => Reason::Cheapest,
         _ => Reason::CheapestInTime,
     };
+    let reason = preferred.unwrap_or_else(by_cost);
     let nobody = !any_in_time && ask.job.terms.late == Late::Skip;
     let why_lost = |c: &Candidate<'_>| {
         if nobody || (any_in_time && !in_time(c)) {
             Lost::TooLate
+        } else if reason == Reason::Pinned {
+            Lost::NotPinned
+        } else if reason == Reason::Explored {
+            Lost::NotExplored
         } else if away(c) >= NOT_BETTER && away(best) < away(c) {
             Lost::NotBetter
         } else if any_in_time && away(best) < away(c) {
             Lost::FurtherUp
+        } else if any_in_time && voice::shortfall(ask, best) < voice::shortfall(ask, c) {
+            Lost::BelowQualityFloor
         } else if !any_in_time && c.finish > best.finish {
             Lost::Slower
         } else if c.price_unknown() && !best.price_unknown() {
             Lost::PriceUnknown
-        } else if c.expected_cost > best.expected_cost {
+        } else if c.success_cost > best.success_cost {
             Lost::Dearer
         } else {
             Lost::Slower
@@ -170,49 +229,84 @@ pub fn choose(ask: &Ask<'_>, views: &[OfferView]) -> Choice {
     let mut offers = Vec::with_capacity(views.len());
     let ranked = candidates.iter().enumerate();
     offers.extend(ranked.map(|(rank, c)| considered(c, (rank > 0 || nobody).then(|| why_lost(c)))));
+    offers.extend(below.iter().map(|c| considered(c, Some(Lost::BelowQualityFloor))));
     offers.extend(losers.iter().map(considered_loser));
-    let explanation = explain(ask, reason, offers);
+    let explanation = explain(ask, rule, reason, offers);
     if nobody {
-        return Choice::TooLate(explanation);
+        return match back_in_time(&losers, ask.now.mono, time_left) {
+            Some(until) => Choice::Wait { until, park: false, explanation },
+            None => Choice::TooLate(explanation),
+        };
     }
-    Choice::Call(Box::new(Route {
-        offer: Arc::clone(&best.view.offer),
-        max_output_tokens: best.max_output_tokens,
-        input_tokens_max: best.input_tokens_max,
-        expected_output_tokens: best.view.expected_output_tokens.min(best.max_output_tokens),
-        hold: best.hold,
-        expected_cost: best.expected_cost,
-        explanation,
-    }))
+    if let Some(opens_at) = best.opens_at {
+        let until = ask.now.mono_at(opens_at);
+        return Choice::Wait { until, park: false, explanation };
+    }
+    Choice::Call(Box::new(best.route(explanation)))
 }
 
 impl<'a> Candidate<'a> {
-    fn name(&self) -> &'a str {
+    pub(super) fn name(&self) -> &'a str {
         self.view.offer.id.as_str()
     }
 
-    fn price_unknown(&self) -> bool {
+    pub(super) fn route(&self, explanation: Explanation) -> Route {
+        Route {
+            offer: Arc::clone(&self.view.offer),
+            max_output_tokens: self.max_output_tokens,
+            input_tokens_max: self.input_tokens_max,
+            expected_output_tokens: self.view.expected_output_tokens.min(self.max_output_tokens),
+            hold: self.hold,
+            expected_cost: self.expected_cost,
+            escalation: None,
+            begin_by: self.begin_by,
+            explanation,
+        }
+    }
+
+    pub(super) fn price_unknown(&self) -> bool {
         self.view.offer.prices.is_none()
     }
 
+    /// Time to keep in hand: whoever waits for a better price still has to have room for a second try.
+    fn reserve(&self) -> Duration {
+        self.opens_at.map_or(Duration::ZERO, |_| self.view.latency)
+    }
+
     /// An unknown price is behind every known one: counted as zero it would always win.
-    fn rank_by_cost(&self) -> (bool, NanoUsd) {
-        (self.price_unknown(), self.expected_cost)
+    pub(super) fn rank_by_cost(&self) -> (bool, NanoUsd) {
+        (self.price_unknown(), self.success_cost)
     }
 }
 
-/// The column of refusals, in the order in which they are told.
-fn judge<'a>(ask: &Ask<'_>, view: &'a OfferView) -> Result<Candidate<'a>, Lost> {
-    let (offer, terms) = (&*view.offer, &ask.job.terms);
+/// Whether a job accepts answers of this model at all, whatever it costs and however it stands.
+///
+/// # Errors
+/// Why not.
+pub fn permit(terms: &Terms, task: &TaskRules, floor: Tier, offer: &Offer) -> Result<(), Lost> {
     let allows = |models: &[ModelId]| models.is_empty() || models.contains(&offer.id);
-    if !allows(&terms.models) || !allows(&ask.task.models) {
+    if !allows(&terms.models) || !allows(&task.models) {
         return Err(Lost::NotAllowed);
     }
     if terms.provider.as_ref().is_some_and(|provider| *provider != offer.provider) {
         return Err(Lost::OtherProvider);
     }
-    if offer.tier < terms.min_tier.unwrap_or_default().max(ask.task.min_tier) {
+    if offer.tier < terms.min_tier.unwrap_or_default().max(floor) {
         return Err(Lost::TierTooLow);
+    }
+    Ok(())
+}
+
+/// The column of refusals, in the order in which they are told.
+pub(super) fn judge<'a>(ask: &Ask<'_>, floor: Tier, view: &'a OfferView) -> Result<Candidate<'a>, Lost> {
+    let (offer, terms) = (&*view.offer, &ask.job.terms);
+    permit(terms, ask.task, floor, offer)?;
+    if let Some(feature) = input::missing_feature(&offer.sale.lacks, &ask.job.request) {
+        return Err(Lost::LacksFeature { feature });
+    }
+    let somebody_waits = terms.class == Class::Interactive;
+    if somebody_waits && offer.sale.service_tier == ServiceTier::Flex {
+        return Err(Lost::TooUnhurried);
     }
     let wanted = ask.job.request.max_output_tokens.or(ask.task.max_output_tokens);
     if wanted.is_some_and(|wanted| wanted > offer.max_output_tokens) {
@@ -250,12 +344,55 @@ fn judge<'a>(ask: &Ask<'_>, view: &'a OfferView) -> Result<Candidate<'a>, Lost> 
     if view.health != Health::Closed {
         return Err(Lost::BreakerOpen);
     }
-    let finish = wait + view.latency;
-    Ok(Candidate { view, max_output_tokens, input_tokens_max, hold, expected_cost, wait, finish })
+    let opening = opening(ask, offer, ask.now.wall + wait)?;
+    let opens_at = opening.map(|opening| opening.from).filter(|from| *from > ask.now.wall + wait);
+    let wait = opens_at.map_or(wait, |at| at.saturating_since(ask.now.wall));
+    let success_cost = evidence::cost_per_success(expected_cost, view.quality.success_rate);
+    Ok(Candidate {
+        view,
+        max_output_tokens,
+        input_tokens_max,
+        hold,
+        expected_cost,
+        success_cost,
+        wait,
+        finish: wait + view.latency,
+        opens_at,
+        begin_by: opening.map(|opening| opening.until),
+    })
+}
+
+/// When a call may begin, at `at` or later; `None` for any time.
+fn opening(ask: &Ask<'_>, offer: &Offer, at: Wall) -> Result<Option<Opening>, Lost> {
+    let Some(hours) = offer.sale.hours else { return Ok(None) };
+    let opening = next_opening(hours, at, offer.timeout).ok_or(Lost::Closed)?;
+    if opening.from > at && !may_wait(ask) { Err(Lost::Closed) } else { Ok(Some(opening)) }
+}
+
+/// Whether a job may be kept waiting for a better price: one with a deadline as far as that allows,
+/// one without only where it says that it is in no hurry.
+fn may_wait(ask: &Ask<'_>) -> bool {
+    match ask.job.terms.class {
+        Class::Interactive => false,
+        Class::Standard => ask.deadline.is_some(),
+        Class::Bulk => true,
+    }
+}
+
+/// When an offer that is out of service may be tried in time, for a job that would rather expire than
+/// be late.
+fn back_in_time(losers: &[(&OfferView, Lost)], now: Mono, left: Option<Duration>) -> Option<Mono> {
+    let until = |(view, lost): &(&OfferView, Lost)| match (lost, view.health) {
+        (Lost::BreakerOpen, Health::Open { until, .. }) => Some((until, view.latency)),
+        _ => None,
+    };
+    let in_time =
+        |(until, latency): &(Mono, Duration)| left.is_none_or(|left| until.since(now) + *latency <= left);
+    losers.iter().filter_map(until).filter(in_time).map(|(until, _)| until).min()
 }
 
 /// The highest tier that gave this job an answer that did not validate.
-fn failed_tier(ask: &Ask<'_>, views: &[OfferView]) -> Option<Tier> {
+pub(super) fn failed_tier(ask: &Ask<'_>, views: &[OfferView]) -> Option<Tier> {
     let gave_one = |view: &&OfferView| ask.invalid.iter().any(|invalid| invalid.model == view.offer.id);
     // A model that has left the catalogue meanwhile sets no bar.
     views.iter().filter(gave_one).map(|view| view.offer.tier).max()
@@ -263,7 +400,7 @@ fn failed_tier(ask: &Ask<'_>, views: &[OfferView]) -> Option<Tier> {
 
 /// How far a tier is from what is wanted after an invalid answer: the next one up is nearest, then
 /// those further up, then the same one again, then lower ones. Nothing is far when nothing failed.
-fn tiers_away(tier: Tier, failed: Option<Tier>) -> u8 {
+pub(super) fn tiers_away(tier: Tier, failed: Option<Tier>) -> u8 {
     match failed {
         None => 0,
         Some(failed) if tier > failed => tier as u8 - failed as u8,
@@ -271,8 +408,26 @@ fn tiers_away(tier: Tier, failed: Option<Tier>) -> u8 {
     }
 }
 
-fn explain(ask: &Ask<'_>, reason: Reason, offers: Vec<Considered>) -> Explanation {
-    Explanation { reason, offers, validator: ask.task.validate.label(), invalid: ask.invalid.to_vec() }
+/// The least capable tier that the task accepts for this input, and the rule that says so, if one does.
+pub(super) fn floor<'a>(ask: &Ask<'a>) -> (Tier, Option<&'a InputRule>) {
+    let rule = input::rule_for(&ask.task.rules, &ask.job.request);
+    (rule.map_or(ask.task.min_tier, |rule| rule.min_tier), rule)
+}
+
+pub(super) fn explain(
+    ask: &Ask<'_>,
+    rule: Option<&InputRule>,
+    reason: Reason,
+    offers: Vec<Considered>,
+) -> Explanation {
+    Explanation {
+        reason,
+        offers,
+        rule: rule.map(|rule| rule.name.clone()),
+        validator: ask.task.validate.label(),
+        invalid: ask.invalid.to_vec(),
+        fallback: None,
+    }
 }
 
 /// Without any wish the answer may be as long as the model allows and its window leaves.
@@ -281,32 +436,14 @@ fn default_output_cap(offer: &Offer, input_tokens: u64) -> u32 {
     offer.max_output_tokens.min(u32::try_from(left).unwrap_or(u32::MAX))
 }
 
-fn considered_loser((view, lost): &(&OfferView, Lost)) -> Considered {
-    let (model, provider) = (view.offer.id.clone(), view.offer.provider.clone());
-    let lost = Some(lost.clone());
-    Considered { model, provider, cost: None, worst: None, wait_ms: None, finish_ms: None, lost }
-}
-
-fn considered(c: &Candidate<'_>, lost: Option<Lost>) -> Considered {
-    let ms = |span: Duration| Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-    let priced = |amount: NanoUsd| (!c.price_unknown()).then_some(amount);
-    Considered {
-        model: c.view.offer.id.clone(),
-        provider: c.view.offer.provider.clone(),
-        cost: priced(c.expected_cost),
-        worst: priced(c.hold),
-        wait_ms: ms(c.wait),
-        finish_ms: ms(c.finish),
-        lost,
-    }
-}
-
 /// Nobody may take it now: for the time being, or for good.
-fn nothing_eligible(ask: &Ask<'_>, losers: &[(&OfferView, Lost)]) -> Choice {
-    let offers = losers.iter().map(considered_loser).collect();
-    let explanation = explain(ask, Reason::OnlyEligible, offers);
+fn nothing_eligible(ask: &Ask<'_>, losers: &[(&OfferView, Lost)], explanation: Explanation) -> Choice {
+    let opens = |offer: &Offer| next_opening(offer.sale.hours?, ask.now.wall, offer.timeout);
     let outages = losers.iter().filter_map(|(view, lost)| match (lost, view.health) {
         (Lost::BreakerOpen, Health::Open { until, since, hard }) => Some((hard, until, since)),
+        // Until a person lets it go on; looked at again from time to time.
+        (Lost::Quarantined, _) => Some((true, ask.now.mono + STOPPED_AGAIN, ask.now.mono)),
+        (Lost::Closed, _) => opens(&view.offer).map(|at| (false, ask.now.mono_at(at.from), ask.now.mono)),
         _ => None,
     });
     // The one that will be tried first decides; a hard opening counts as a long one.
@@ -319,61 +456,5 @@ fn nothing_eligible(ask: &Ask<'_>, losers: &[(&OfferView, Lost)]) -> Choice {
     Choice::Impossible(failure(ask, &explanation), explanation)
 }
 
-/// Names the refusal that tells the reader most, and then all of them.
-fn failure(ask: &Ask<'_>, explanation: &Explanation) -> Failure {
-    // What refused by the job's own choice of models is no news; look at the rest first.
-    let news =
-        |o: &&Considered| !matches!(o.lost, Some(Lost::NotAllowed | Lost::OtherProvider | Lost::TierTooLow));
-    let rest: Vec<_> = explanation.offers.iter().filter(news).collect();
-    let all =
-        |test: fn(&Lost) -> bool| !rest.is_empty() && rest.iter().all(|o| o.lost.as_ref().is_some_and(test));
-    let code = if all(|lost| matches!(lost, Lost::ContextTooSmall { .. })) {
-        ErrorCode::ContextLength
-    } else if rest.iter().any(|o| o.lost == Some(Lost::PriceUnknown)) {
-        ErrorCode::PriceUnknown
-    } else {
-        ErrorCode::NoEligibleModel
-    };
-    let each: Vec<_> = explanation.offers.iter().map(|o| format!("{}: {}", o.model, sentence(o))).collect();
-    let lead = match code {
-        ErrorCode::ContextLength => "no allowed model has room for prompt and answer",
-        ErrorCode::PriceUnknown => {
-            "under a cap a model needs a price: set input_usd_per_mtok and output_usd_per_mtok for it"
-        }
-        _ => "no model may take this job",
-    };
-    let message = if each.is_empty() {
-        format!("{lead}: the catalogue is empty")
-    } else {
-        format!("{lead} (task {}; {})", ask.job.task, each.join("; "))
-    };
-    Failure::lasting(code, message)
-}
-
-/// Why one offer lost, as a person reads it.
-#[must_use]
-pub fn sentence(considered: &Considered) -> String {
-    match &considered.lost {
-        None => "chosen".to_owned(),
-        Some(Lost::NotAllowed) => "not among the models allowed".to_owned(),
-        Some(Lost::OtherProvider) => "another provider is asked for".to_owned(),
-        Some(Lost::TierTooLow) => "below the tier asked for".to_owned(),
-        Some(Lost::ContextTooSmall { needed, has }) => format!("needs {needed} tokens of context, has {has}"),
-        Some(Lost::OutputTooSmall { has }) => format!("writes at most {has} tokens"),
-        Some(Lost::PriceUnknown) => "its price is unknown".to_owned(),
-        Some(Lost::Quarantined) => "stopped for everyone".to_owned(),
-        Some(Lost::BreakerOpen) => "out of service".to_owned(),
-        Some(Lost::FailedHere) => "already failed this job".to_owned(),
-        Some(Lost::InvalidHere) => "its answer to this job did not validate".to_owned(),
-        Some(Lost::AboveLimit) => "larger than the provider's limit for a whole minute".to_owned(),
-        Some(Lost::AboveMaxCost) => "its worst case is above the job's max_cost_usd".to_owned(),
-        Some(Lost::TooLate) => "would answer after the deadline".to_owned(),
-        Some(Lost::NotBetter) => "no better than the model whose answer did not validate".to_owned(),
-        Some(Lost::FurtherUp) => "further up than the next better model".to_owned(),
-        Some(Lost::Dearer) => "dearer".to_owned(),
-        Some(Lost::Slower) => "no quicker".to_owned(),
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -99,6 +99,18 @@ impl Validator {
         }
     }
 
+    /// What it asks of an answer as data, wherever that was written: two validators with one form let the
+    /// same answers pass.
+    #[must_use]
+    pub fn form(&self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Json => serde_json::json!("json"),
+            Self::JsonSchema(schema) => serde_json::json!({ "json_schema": schema.source() }),
+            Self::MinChars(least) => serde_json::json!({ "min_chars": least }),
+        }
+    }
+
     fn valid_part<'a>(&self, text: &'a str) -> Result<&'a str, String> {
         match self {
             Self::None => Ok(text),

@@ -54,9 +54,13 @@ pub fn bill(ended: &Ended<'_>, prices: Option<&Prices>, unbilled_errors: &[u16])
                 ended.status.is_some_and(|status| unbilled_errors.contains(&status) || status == 409);
             if listed && ended.from_provider { Bill::Nothing } else { Bill::Unknown }
         }
-        O::OkWithoutUsage | O::GatewayError | O::Timeout | O::Dropped | O::Unreadable | O::Interrupted => {
-            Bill::Unknown
-        }
+        O::OkWithoutUsage
+        | O::GatewayError
+        | O::Timeout
+        | O::Dropped
+        | O::Unreadable
+        | O::Interrupted
+        | O::Running => Bill::Unknown,
     }
 }
 
@@ -137,7 +141,8 @@ pub fn judge(
         | O::Timeout
         | O::Dropped
         | O::Unreadable
-        | O::Interrupted => {
+        | O::Interrupted
+        | O::Running => {
             let made = tally.attempts.max(tally.turned_away);
             Verdict::Retry {
                 after: wait_before_retry(made, ended.retry_after, jitter_permille),

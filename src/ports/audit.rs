@@ -4,12 +4,22 @@ use serde_json::{Value, json};
 
 use super::directory::Event;
 use super::jobs::ReleaseFilter;
+use crate::policy::breaker::shared::{BreakerKey, BreakerRow, Phase};
+use crate::policy::drift::Drift;
+use crate::policy::route::PinMove;
 use crate::types::catalogue::Prices;
+use crate::types::evidence::PinScope;
+use crate::types::guard::{GuardLabel, GuardMute, GuardSubject, GuardTrip};
 use crate::types::ledger::WindowKind;
 use crate::types::{AttemptId, JobKey, ModelId, NanoUsd, ProjectId, Wall, WorkerId};
 
 /// Who did what nobody asked for.
 pub const OUTLAY: &str = "outlay";
+
+/// What the event of a drift is called, and the one after which the same drift is news again.
+pub const MODEL_DRIFT: &str = "model_drift";
+/// As [`MODEL_DRIFT`].
+pub const MODEL_RELEASED: &str = "model_released";
 
 fn event(at: Wall, who: &str, what: &str, subject: String, detail: Value) -> Event {
     Event { at, who: who.to_owned(), what: what.to_owned(), subject, detail }
@@ -35,6 +45,27 @@ pub fn cap_set(
     event(at, who, "cap_set", project.to_string(), detail)
 }
 
+/// A breaker opened, or closed again.
+#[must_use]
+pub fn breaker(
+    at: Wall,
+    key: &BreakerKey,
+    opened: bool,
+    before: Option<&BreakerRow>,
+    after: &BreakerRow,
+) -> Event {
+    if opened {
+        let hard = matches!(after.phase, Phase::Open { hard: true, .. });
+        let detail = json!({ "hard": hard, "reason": after.reason });
+        return event(at, OUTLAY, "breaker_opened", key.to_string(), detail);
+    }
+    let detail = json!({
+        "after_s": before.map_or(0, |row| at.saturating_since(row.since).as_secs()),
+        "reason": before.map_or("", |row| row.reason.as_str()),
+    });
+    event(at, OUTLAY, "breaker_closed", key.to_string(), detail)
+}
+
 /// A project was stopped, or let go on.
 #[must_use]
 pub fn stopped(at: Wall, who: &str, project: &ProjectId, reason: Option<&str>) -> Event {
@@ -45,8 +76,16 @@ pub fn stopped(at: Wall, who: &str, project: &ProjectId, reason: Option<&str>) -
 /// A model was stopped, or let go on.
 #[must_use]
 pub fn quarantined(at: Wall, who: &str, model: &ModelId, reason: Option<&str>) -> Event {
-    let what = if reason.is_some() { "model_quarantined" } else { "model_released" };
+    let what = if reason.is_some() { "model_quarantined" } else { MODEL_RELEASED };
     event(at, who, what, model.to_string(), json!({ "reason": reason }))
+}
+
+/// A model is not what the catalogue says.
+#[must_use]
+pub fn drifted(at: Wall, model: &ModelId, drift: &Drift) -> Event {
+    let Drift { kind, value, message, stops } = drift;
+    let detail = json!({ "kind": kind, "value": value, "message": message, "stopped": stops });
+    event(at, OUTLAY, MODEL_DRIFT, model.to_string(), detail)
 }
 
 /// A model's price moved.
@@ -103,11 +142,43 @@ pub fn cancelled(at: Wall, who: &str, job: &JobKey, noted: bool) -> Event {
 #[must_use]
 pub fn released(at: Wall, who: &str, which: &ReleaseFilter, jobs: u64) -> Event {
     let subject = which.project.as_ref().map_or_else(|| ProjectId::ACCOUNT.to_owned(), ToString::to_string);
-    event(at, who, "jobs_released", subject, json!({ "jobs": jobs, "ids": which.ids }))
+    let mut detail = json!({ "jobs": jobs, "ids": which.ids });
+    if let Some(label) = which.label {
+        detail["as"] = json!(label);
+        detail["rule"] = json!(which.rule);
+        detail["key"] = json!(which.key);
+    }
+    event(at, who, "jobs_released", subject, detail)
+}
+
+/// The loop guard saw something, and went a step further about it than before.
+#[must_use]
+pub fn guard_tripped(at: Wall, trip: &GuardTrip) -> Event {
+    let GuardSubject { project, rule, key } = &trip.subject;
+    let detail = json!({ "rule": rule, "key": key, "step": trip.step, "evidence": trip.evidence });
+    event(at, OUTLAY, "guard_tripped", project.to_string(), detail)
+}
+
+/// A person said that what tripped the guard was no loop.
+#[must_use]
+pub fn guard_muted(at: Wall, who: &str, mute: &GuardMute, label: GuardLabel) -> Event {
+    let GuardSubject { project, rule, key } = &mute.subject;
+    let detail = json!({ "rule": rule, "key": key, "as": label, "until": mute.until, "factor": mute.factor });
+    event(at, who, "guard_muted", project.to_string(), detail)
 }
 
 /// Nobody will get a result where its job said that it should go.
 #[must_use]
 pub fn undeliverable(at: Wall, job: &JobKey, why: &str) -> Event {
     event(at, OUTLAY, "result_undeliverable", job.to_string(), json!({ "why": why }))
+}
+
+/// The jobs of a project or task keep to a model from here on, or to another one than before.
+#[must_use]
+pub fn pinned(at: Wall, scope: &PinScope, to: &PinMove) -> Event {
+    let what = if to.from.is_some() { "pin_switched" } else { "pin_set" };
+    let detail = json!({
+        "project": scope.project, "task": scope.task, "from": to.from, "to": to.to, "why": to.why,
+    });
+    event(at, OUTLAY, what, scope.to_string(), detail)
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::StoreError;
 use crate::policy::budget::Window;
+use crate::policy::drift::Drift;
 use crate::types::catalogue::Prices;
 pub use crate::types::ledger::ProjectSeed;
 use crate::types::ledger::{Project, WindowKind};
@@ -66,6 +67,11 @@ pub trait Directory: Send + Sync {
         reason: Option<&str>,
         who: &str,
     ) -> Result<(), StoreError>;
+
+    /// Writes down that a model is not what the catalogue says, and stops it for everyone where that
+    /// drift says so. The same kind and value are written once, and once more after each release of
+    /// the model. `true` when it was written: nobody had noticed before.
+    async fn drifted(&self, model: &ModelId, drift: &Drift) -> Result<bool, StoreError>;
 
     /// Returns once another process may have changed something here: a cap, a stop, a release. Never
     /// where nobody else can; whoever waits looks for himself from time to time as well.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use super::StoreError;
+use crate::types::guard::{GuardLabel, GuardRule, GuardSubject};
 use crate::types::ledger::ParkReason;
 use crate::types::{JobId, JobKey, ProjectId, Status, TaskId, Wall};
 
@@ -75,6 +76,48 @@ pub struct ReleaseFilter {
     pub ids: Vec<JobId>,
     /// Only this project.
     pub project: Option<ProjectId>,
+    /// What the loop guard's trip was. With a label, only what the guard parked goes, and slowly;
+    /// without one, nothing of that does.
+    pub label: Option<GuardLabel>,
+    /// Only what this rule of the guard parked.
+    pub rule: Option<GuardRule>,
+    /// Only what the guard parked for this content, beginning or lineage.
+    pub key: Option<String>,
+    /// How far apart the tenths of what the guard had parked go back.
+    pub step: Duration,
+}
+
+impl ReleaseFilter {
+    /// Whether a job that waits for `reason` is meant.
+    #[must_use]
+    pub fn means(&self, job: &JobKey, reason: &ParkReason) -> bool {
+        let guarded = match reason {
+            ParkReason::Guard { rule, key, .. } => self.label.is_some() && self.is_about(*rule, key),
+            _ => self.label.is_none(),
+        };
+        guarded
+            && (self.ids.is_empty() || self.ids.contains(&job.id))
+            && self.project.as_ref().is_none_or(|project| *project == job.project)
+    }
+
+    /// Whether a trip of the guard is meant as such, and not only jobs that it parked.
+    #[must_use]
+    pub fn means_trip(&self, subject: &GuardSubject) -> bool {
+        self.label.is_some()
+            && self.ids.is_empty()
+            && self.is_about(subject.rule, &subject.key)
+            && self.project.as_ref().is_none_or(|project| *project == subject.project)
+    }
+
+    /// Whether the person meant all that a project, or everybody, had waiting.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.ids.is_empty() && self.key.is_none()
+    }
+
+    fn is_about(&self, rule: GuardRule, key: &str) -> bool {
+        self.rule.is_none_or(|wanted| wanted == rule) && self.key.as_ref().is_none_or(|wanted| wanted == key)
+    }
 }
 
 /// What cancelling a job did.

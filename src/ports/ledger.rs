@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
+use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::ledger::{
     Begin, BeginRequest, Concluded, Conclusion, Known, ParkRequest, Parked, Resolution, Resolved,
 };
@@ -35,6 +36,11 @@ pub trait Ledger: Send + Sync {
         body_hash: [u8; 32],
         redrive: bool,
     ) -> Result<Option<Known>, StoreError>;
+
+    /// Whether an identical job has an answer that will do, or is being answered. After
+    /// [`CacheAnswer::Lead`] identical jobs follow this one, as long as this session lives and the job
+    /// neither ends nor waits outside the queue.
+    async fn ask_cache(&self, ask: CacheAsk) -> Result<CacheAnswer, StoreError>;
 
     /// Says that this session is alive.
     async fn heartbeat(&self) -> Result<(), StoreError>;

@@ -3,25 +3,35 @@
 //! `Err` means "no answer"; a refusal is a value in the answer. No vendor type crosses a port.
 
 pub mod audit;
+pub mod breakers;
 pub mod clock;
 pub mod directory;
+pub mod evidence;
+pub mod guard;
 pub mod jobs;
 pub mod ledger;
 pub mod observer;
 pub mod outbox;
+pub mod prices;
 pub mod provider;
 pub mod queue;
 pub mod reports;
+pub mod shares;
 
+pub use breakers::Breakers;
 pub use clock::Clock;
 pub use directory::Directory;
+pub use evidence::Shared;
+pub use guard::GuardBook;
 pub use jobs::Jobs;
 pub use ledger::Ledger;
 pub use observer::{Happened, Observer};
 pub use outbox::Outbox;
+pub use prices::PriceSource;
 pub use provider::Provider;
 pub use queue::Queue;
 pub use reports::Reports;
+pub use shares::Shares;
 
 /// How to treat a store that is not there, or whose tables are missing or old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::policy::breaker::Transition;
+use crate::policy::drift::Drift;
+use crate::types::guard::GuardTrip;
 use crate::types::ledger::ParkReason;
 use crate::types::{
     AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, Route, Status, Usage,
@@ -27,6 +29,13 @@ pub enum Happened<'a> {
         route: &'a Route,
         /// How long it waited for the provider's limits.
         waited: Duration,
+    },
+    /// A call was begun beside another of its job that had no answer yet, or its answer became the job's.
+    Hedge {
+        /// Where the second call goes.
+        route: &'a Route,
+        /// It ended the job.
+        won: bool,
     },
     /// A call ended and its money is settled.
     CallEnded {
@@ -56,6 +65,8 @@ pub enum Happened<'a> {
         /// What the call that moved it said; empty for a success.
         message: &'a str,
     },
+    /// The loop guard saw something, or went a step further about it.
+    GuardTripped(&'a GuardTrip),
     /// A model was stopped because its bill was above its hold.
     Overshoot {
         /// The model.
@@ -63,12 +74,14 @@ pub enum Happened<'a> {
         /// By how much.
         by: NanoUsd,
     },
-    /// An answer was signed by a model that the catalogue does not know for this offer.
-    UnknownSnapshot {
-        /// The offer.
+    /// A model is not what the catalogue says: by an answer, or by a price table.
+    Drift {
+        /// The model.
         model: &'a ModelId,
-        /// The name in the answer.
-        served: &'a str,
+        /// How it differs, and whether it was stopped because of that.
+        drift: &'a Drift,
+        /// Nobody had noticed before.
+        news: bool,
     },
 }
 

@@ -50,6 +50,8 @@ pub struct Answer {
     pub usage: Option<Usage>,
     /// The model that says it answered.
     pub model_served: Option<String>,
+    /// The service tier at which it was served, in the provider's word, where it tells.
+    pub service_tier: Option<String>,
     /// What the provider itself says the call cost, where it does.
     pub reported_cost: Option<NanoUsd>,
 }

@@ -61,6 +61,28 @@ pub struct SpendRow {
     pub held_usd: NanoUsd,
     /// Tokens, where the provider told them.
     pub usage: Usage,
+    /// Jobs that got the answer of an identical one, at no cost; told by project, task, model and provider.
+    pub cached: u64,
+    /// Those of them that waited for it, because the identical job was under way.
+    pub followed: u64,
+}
+
+impl SpendRow {
+    /// Puts the counts of answers that cost nothing beside the sums of those that did, by key.
+    #[must_use]
+    pub fn with_cached(
+        mut rows: Vec<Self>,
+        cached: impl IntoIterator<Item = (String, u64, u64)>,
+    ) -> Vec<Self> {
+        for (key, cached, followed) in cached {
+            match rows.iter_mut().find(|row| row.key == key) {
+                Some(row) => (row.cached, row.followed) = (cached, followed),
+                None => rows.push(Self { key, cached, followed, ..Self::default() }),
+            }
+        }
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        rows
+    }
 }
 
 /// One attempt as `explain`, `ledger presumed` and the checks see it.
@@ -162,6 +184,19 @@ impl Finding {
     }
 }
 
+/// A call as a provider's limits see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentCall {
+    /// Who was called.
+    pub provider: ProviderId,
+    /// Which model.
+    pub model: ModelId,
+    /// When.
+    pub begun_at: Wall,
+    /// Tokens in and out; `None` where nobody knows.
+    pub tokens: Option<u64>,
+}
+
 /// Queries over what happened.
 #[async_trait]
 pub trait Reports: Send + Sync {
@@ -181,6 +216,9 @@ pub trait Reports: Send + Sync {
 
     /// Spend, summed over attempts that began at or after `since`.
     async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError>;
+
+    /// Calls that began at or after `since`, by anybody: what a provider still counts.
+    async fn recent_calls(&self, since: Wall) -> Result<Vec<RecentCall>, StoreError>;
 
     /// Jobs that wait outside the queue, the longest first.
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError>;

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::guard::GuardRule;
 use super::outcome::{AttemptEnd, AttemptSummary};
-use super::{AttemptId, Job, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, Status, Wall};
+use super::{
+    AttemptId, ContentKey, Job, JobId, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, Status,
+    Wall,
+};
 
 /// The span a budget window covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -257,6 +261,24 @@ pub enum ParkReason {
         /// The earliest instant at which one may be tried.
         until: Wall,
     },
+    /// An identical job is being answered, and its answer will do.
+    Following {
+        /// That job, of the same project.
+        leader: JobId,
+        /// What the two have in common.
+        content: ContentKey,
+        /// From when on it goes on alone; `None` for a job without a deadline.
+        until: Option<Wall>,
+    },
+    /// The loop guard took it for part of a loop.
+    Guard {
+        /// By which rule.
+        rule: GuardRule,
+        /// Which content, beginning or lineage.
+        key: String,
+        /// What was seen, as a person reads it: the same for all jobs of one trip.
+        message: String,
+    },
 }
 
 impl ParkReason {
@@ -266,7 +288,8 @@ impl ParkReason {
         match self {
             Self::Cap(cap) => cap.resets_at,
             Self::NoProvider { until } => Some(*until),
-            Self::NeverFits { .. } | Self::Stopped { .. } => None,
+            Self::Following { until, .. } => *until,
+            Self::NeverFits { .. } | Self::Stopped { .. } | Self::Guard { .. } => None,
         }
     }
 
@@ -287,6 +310,11 @@ impl ParkReason {
             }
             Self::Stopped { .. } => format!("let it go on with `outlay project resume`; {run_again}"),
             Self::NoProvider { until } => format!("it is tried again from {until}; {run_again}"),
+            Self::Following { leader, .. } => format!("it gets the answer of job {leader}; {run_again}"),
+            Self::Guard { key, .. } => format!(
+                "a person releases it with `outlay jobs release --key '{key}' --as loop` (or planned, or \
+                 false-positive); {run_again}"
+            ),
         }
     }
 
@@ -300,6 +328,10 @@ impl ParkReason {
             }
             Self::Stopped { reason } => format!("the project is stopped: {reason}"),
             Self::NoProvider { .. } => "every provider it could use is out of service".to_owned(),
+            Self::Following { leader, .. } => {
+                format!("it waits for the answer of the identical job {leader}")
+            }
+            Self::Guard { message, .. } => format!("the loop guard holds it: {message}"),
         }
     }
 }
@@ -343,6 +375,17 @@ pub struct Known {
     pub finished: Option<Status>,
     /// Calls made for this generation, in order.
     pub past: Vec<PastAttempt>,
+    /// Why it waits outside the queue, or is on its way back from there.
+    pub parked: Option<KnownParked>,
+}
+
+/// A job that comes again while the store has it parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownParked {
+    /// Why it was parked.
+    pub reason: ParkReason,
+    /// A person has let it go.
+    pub let_go: bool,
 }
 
 /// A call made earlier for a job.
@@ -354,6 +397,8 @@ pub struct PastAttempt {
     pub state: HoldState,
     /// It ended with its worker, so it says nothing about the job or the provider.
     pub interrupted: bool,
+    /// It was begun beside the call before it.
+    pub hedge: bool,
 }
 
 /// Where an attempt's money stands.

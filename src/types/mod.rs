@@ -4,8 +4,11 @@
 //! crate. A unit has its own newtype, and a number that reaches a person or a file goes through
 //! that newtype's text form.
 
+pub mod cache;
 pub mod catalogue;
+pub mod evidence;
 pub mod failure;
+pub mod guard;
 pub mod ids;
 pub mod job;
 pub mod ledger;
@@ -15,6 +18,7 @@ pub mod route;
 pub mod time;
 pub mod tokens;
 
+pub use cache::ContentKey;
 pub use failure::{ErrorCode, Failure};
 pub use ids::{AttemptId, JobId, JobKey, ModelId, ProjectId, ProviderId, TaskId, WindowId, WorkerId};
 pub use job::Job;

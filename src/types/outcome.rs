@@ -70,6 +70,9 @@ pub enum AttemptOutcome {
     Unreadable,
     /// The worker died or was stopped during the call.
     Interrupted,
+    /// No end yet: the other call of a hedge, when the first valid answer ended the job. Its bill is
+    /// settled when it comes; only results say this, never the ledger.
+    Running,
 }
 
 impl AttemptOutcome {
@@ -93,6 +96,7 @@ impl AttemptOutcome {
             Self::Dropped => "dropped",
             Self::Unreadable => "unreadable",
             Self::Interrupted => "interrupted",
+            Self::Running => "running",
         }
     }
 
@@ -115,7 +119,8 @@ impl AttemptOutcome {
             | Self::NotSent
             | Self::Dropped
             | Self::Unreadable
-            | Self::Interrupted => ErrorCode::ProviderError,
+            | Self::Interrupted
+            | Self::Running => ErrorCode::ProviderError,
         }
     }
 }
@@ -144,7 +149,7 @@ pub struct AttemptSummary {
     pub outcome: AttemptOutcome,
     /// What it cost, as far as that is known.
     pub cost_usd: NanoUsd,
-    /// How long it took.
+    /// How long it took; 0 while it runs.
     pub ms: u64,
 }
 
@@ -209,10 +214,13 @@ pub struct JobResult {
     pub usage: Usage,
     /// What is known to have been spent, all calls together.
     pub cost_usd: NanoUsd,
-    /// What may have been spent besides: holds of calls whose bill is unknown.
+    /// What may have been spent besides: holds of calls whose bill is unknown, or not there yet.
     pub presumed_usd: NanoUsd,
     /// Answered from an identical job.
     pub cached: bool,
+    /// That job, of the same project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_from: Option<JobId>,
     /// Finished after the deadline.
     pub late: bool,
     /// When.

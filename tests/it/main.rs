@@ -3,11 +3,16 @@
 #![expect(clippy::disallowed_methods, reason = "tests read clocks and spawn as they need")]
 
 mod bad_input;
+mod cached;
 mod conformance;
+mod drift;
 mod e2e;
 mod embedded;
 mod escalate;
+mod feedback;
 mod gemini;
+mod guard;
+mod hedge;
 mod kill;
 mod model;
 mod rabbit;

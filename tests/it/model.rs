@@ -163,7 +163,11 @@ async fn perform(b: &mut Bench, op: &Op, asked: &mut Asked, fleet: bool) -> Stri
         }
         Op::LetGo { .. } | Op::ReleaseDue { .. } if !fleet => String::new(),
         Op::LetGo { project } => {
-            let which = ReleaseFilter { ids: Vec::new(), project: Some(PROJECTS[project].into()) };
+            let which = ReleaseFilter {
+                ids: Vec::new(),
+                project: Some(PROJECTS[project].into()),
+                ..ReleaseFilter::default()
+            };
             format!("{:?}", b.jobs.release(&which, "ann").await)
         }
         Op::ReleaseDue { limit } => format!("{:?}", b.jobs.release_due(limit).await),

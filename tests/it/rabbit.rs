@@ -2,6 +2,7 @@
 
 mod fairness;
 mod faults;
+mod feedback;
 mod outbox;
 
 use std::time::Duration;

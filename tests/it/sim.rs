@@ -2,7 +2,15 @@
 //! scenario the provider's bills against the ledger's books.
 
 mod checked;
+mod deliveries;
+mod guard;
+mod hedges;
 mod invalid;
+mod offers;
+mod outage;
+mod queue;
+mod stalls;
+mod voice;
 mod world;
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +25,8 @@ use outlay::types::job::Terms;
 use outlay::types::ledger::{Caps, HoldState, ParkReason, WindowKind};
 use outlay::types::{AttemptOutcome, ErrorCode, Job, JobKey, Mono, NanoUsd, Status};
 
-use self::world::{ATTEMPTS_MAX, PROJECT, SLOTS, Setup, World, again, jobs, key_of, with_duplicates};
+use self::deliveries::{again, jobs, with_duplicates};
+use self::world::{ATTEMPTS_MAX, PROJECT, SLOTS, Setup, World, key_of};
 use crate::support::{key, wall};
 
 const SEEDS: std::ops::Range<u64> = 0..20;

@@ -203,6 +203,8 @@ impl Provider {
                         cut_short,
                         usage: (fault != Some(Fault::NoUsage)).then_some(tokens),
                         thoughts,
+                        cost: charge.filter(|_| config.reports_cost).map(|(_, nano_usd)| nano_usd),
+                        service_tier: &config.service_tier,
                     },
                 ),
             },

@@ -34,6 +34,10 @@ pub struct ProviderConfig {
     pub latency: Latency,
     /// Faults at random.
     pub faults: Faults,
+    /// Say in OpenAI's `usage` what the call cost, as resellers do.
+    pub reports_cost: bool,
+    /// The tier at which an OpenAI answer says that it was served.
+    pub service_tier: String,
     /// Faults and answers on order; they go before random faults.
     pub rules: Vec<Rule>,
     /// Limits that are really enforced.
@@ -53,6 +57,8 @@ impl Default for ProviderConfig {
             output: Output::default(),
             latency: Latency::default(),
             faults: Faults::default(),
+            reports_cost: false,
+            service_tier: "default".to_owned(),
             rules: Vec::new(),
             limit: RateLimit::default(),
         }

@@ -21,6 +21,9 @@ pub(crate) struct Answer<'a> {
     pub(crate) usage: Option<Tokens>,
     /// How many of the output tokens were thoughts.
     pub(crate) thoughts: u64,
+    /// The bill in nano-dollars, where it is told.
+    pub(crate) cost: Option<i64>,
+    pub(crate) service_tier: &'a str,
 }
 
 impl Answer<'_> {
@@ -35,15 +38,17 @@ impl Answer<'_> {
     fn openai(&self) -> String {
         let (seq, model, text) = (self.seq, Quoted(self.model), Quoted(self.text));
         let finish = if self.cut_short { "length" } else { "stop" };
+        let tier = Quoted(self.service_tier);
         let usage = self.usage.map_or_else(String::new, |tokens| {
             let Tokens { input, cached_input, output } = tokens;
             let (total, thoughts) = (input.saturating_add(output), self.thoughts);
+            let cost = self.cost.map_or_else(String::new, |nano| format!(r#","cost":{nano}e-9"#));
             format!(
-                r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached_input}}},"completion_tokens_details":{{"reasoning_tokens":{thoughts}}}}}"#
+                r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached_input}}},"completion_tokens_details":{{"reasoning_tokens":{thoughts}}}{cost}}}"#
             )
         });
         format!(
-            r#"{{"id":"chatcmpl-{seq}","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{{"role":"assistant","content":{text},"refusal":null}},"logprobs":null,"finish_reason":"{finish}"}}],"service_tier":"default"{usage}}}"#
+            r#"{{"id":"chatcmpl-{seq}","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{{"role":"assistant","content":{text},"refusal":null}},"logprobs":null,"finish_reason":"{finish}"}}],"service_tier":{tier}{usage}}}"#
         )
     }
 
@@ -251,10 +256,13 @@ mod tests {
             cut_short: true,
             usage: Some(Tokens { input: 10, cached_input: 4, output: 3 }),
             thoughts: 2,
+            cost: Some(1_234),
+            service_tier: "flex",
         };
         let parse = |dialect| serde_json::from_str::<Value>(&answer.json(dialect)).expect("JSON");
         let openai = parse(Dialect::OpenAi);
         assert_eq!(openai["usage"]["prompt_tokens"], 10);
+        assert_eq!((&openai["usage"]["cost"], &openai["service_tier"]), (&1.234e-6.into(), &"flex".into()));
         assert_eq!(openai["usage"]["prompt_tokens_details"]["cached_tokens"], 4);
         assert_eq!(openai["usage"]["total_tokens"], 13);
         assert_eq!(openai["usage"]["completion_tokens_details"]["reasoning_tokens"], 2);

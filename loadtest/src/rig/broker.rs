@@ -219,6 +219,7 @@ pub(super) async fn remove(amqp_url: &str, prefix: &str) -> Result<()> {
     for lane in LANES {
         queues.extend(["work", "dead", "spill"].map(|kind| format!("{prefix}{kind}.{lane}")));
     }
+    queues.extend(["feedback", "dead.feedback"].map(|name| format!("{prefix}{name}")));
     let channel = connection.create_channel().await?;
     for queue in queues {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;

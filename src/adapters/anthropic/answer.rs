@@ -25,6 +25,7 @@ pub(super) fn read(body: &[u8]) -> Result<Answer, NoAnswer> {
         finish_reason: body["stop_reason"].as_str().map(finish_reason),
         usage: read_usage(&body["usage"]),
         model_served: body["model"].as_str().map(str::to_owned),
+        service_tier: None,
         reported_cost: None,
     })
 }
@@ -98,6 +99,7 @@ mod tests {
             finish_reason: Some("tool_calls".into()),
             usage: Some(usage),
             model_served: Some("model-1-20260501".into()),
+            service_tier: None,
             reported_cost: None,
         };
         assert_eq!(read(body.to_string().as_bytes()), Ok(expected));

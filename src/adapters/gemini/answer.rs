@@ -42,6 +42,7 @@ pub(super) fn read(body: &[u8]) -> Result<Answer, NoAnswer> {
         finish_reason,
         usage: read_usage(&body["usageMetadata"]),
         model_served: body["modelVersion"].as_str().map(str::to_owned),
+        service_tier: None,
         reported_cost: None,
     })
 }
@@ -181,6 +182,7 @@ mod tests {
             finish_reason: Some("tool_calls".into()),
             usage: Some(usage),
             model_served: Some("model-1-002".into()),
+            service_tier: None,
             reported_cost: None,
         };
         assert_eq!(read_json(&body), expected);

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::Memory;
 use crate::policy::book::Payer;
 use crate::policy::budget::Window;
+use crate::policy::drift::Drift;
 use crate::policy::gate;
 use crate::policy::text::without_nul;
 use crate::ports::directory::{Event, ProjectSeed};
@@ -154,6 +155,24 @@ impl Directory for Memory {
         Ok(())
     }
 
+    async fn drifted(&self, model: &ModelId, drift: &Drift) -> Result<bool, StoreError> {
+        let now = self.now();
+        let mut state = self.state();
+        let said = audit::drifted(now, model, drift);
+        let of_model = state.events.iter().rev().filter(|event| event.subject == said.subject);
+        let known = of_model
+            .take_while(|event| event.what != audit::MODEL_RELEASED)
+            .any(|event| event.what == said.what && is_same_drift(event, &said));
+        if !known {
+            state.events.push(said);
+        }
+        if drift.stops && !state.stopped_models.contains_key(model) {
+            state.events.push(audit::quarantined(now, audit::OUTLAY, model, Some(&drift.message)));
+            state.stopped_models.insert(model.clone(), drift.message.clone());
+        }
+        Ok(!known)
+    }
+
     async fn events(&self, limit: u32) -> Result<Vec<Event>, StoreError> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(self.state().events.iter().rev().take(limit).cloned().collect())
@@ -184,7 +203,7 @@ impl Reconcile for Memory {
     ) -> Result<Resolved, StoreError> {
         let now = self.now();
         let mut state = self.state();
-        let Some(found) = state.attempts.get(&attempt) else {
+        let Some(found) = state.attempts.get(attempt) else {
             return Ok(Resolved::Unknown);
         };
         let (row, worker) = (found.row.clone(), found.worker);
@@ -206,4 +225,8 @@ impl Reconcile for Memory {
         state.settle(attempt, bill, now);
         Ok(Resolved::Closed)
     }
+}
+
+fn is_same_drift(a: &Event, b: &Event) -> bool {
+    ["kind", "value"].iter().all(|field| a.detail[field] == b.detail[field])
 }

@@ -52,11 +52,13 @@ impl Jobs for Memory {
     async fn release(&self, which: &ReleaseFilter, who: &str) -> Result<u64, StoreError> {
         let (who, now) = (without_nul(who).into_owned(), self.now());
         let mut state = self.state();
+        if let Some(label) = which.label {
+            return Ok(state.release_guarded(which, label, &who, now));
+        }
         let State { parked, payloads, .. } = &mut *state;
         let mut jobs = 0;
         for (key, parked) in parked.iter_mut() {
-            let meant = (which.ids.is_empty() || which.ids.contains(&key.id))
-                && which.project.as_ref().is_none_or(|project| *project == key.project);
+            let meant = which.means(key, &parked.row.reason);
             let waits = parked.released_at.is_none() && parked.let_go_by.is_none();
             if meant && waits && payloads.contains_key(key) {
                 parked.let_go_by = Some(who.clone());
@@ -91,7 +93,9 @@ impl Jobs for Memory {
         let payloads = state.purge_payloads(keep, now, limit);
         let results = state.purge_results(now - keep.result, limit);
         let attempts = state.purge_attempts(now - keep.attempt, now, limit);
+        state.purge_cache(now - keep.result, now);
         state.cancel_requests.retain(|_, (_, at)| *at >= now - keep.result);
+        state.purge_feedback(now - keep.result);
         Ok(Purged { payloads, results, attempts })
     }
 }
@@ -172,7 +176,9 @@ impl State {
                 hold: parked.hold,
                 runs_for: parked.runs_for,
                 let_go: parked.let_go_by.is_some(),
+                goes_at: parked.goes_at,
                 released_at: parked.released_at,
+                shared: self.shared(parked, now),
             })
             .collect();
         let (account, mut book) = (self.account(), self.book.clone());
@@ -235,8 +241,10 @@ impl State {
                 self.origins.remove(key);
             }
             // A job that comes again under this id must not inherit them.
-            for attempt in self.attempts.values_mut().filter(|a| a.row.job == *key) {
-                if attempt.row.generation == *generation {
+            for id in self.attempts.ids_of_job(key) {
+                if let Some(attempt) = self.attempts.get_mut(id)
+                    && attempt.row.generation == *generation
+                {
                     attempt.row.generation = LINE;
                 }
             }
@@ -251,13 +259,13 @@ impl State {
         let certain = |attempt: &&Attempt| matches!(attempt.row.state, HoldState::Settled | HoldState::Void);
         let of_nobody = |attempt: &&Attempt| attempt.row.generation == LINE;
         let old = |attempt: &&Attempt| attempt.row.begun_at < before;
-        let gone = self.attempts.values().filter(old).filter(certain).filter(of_nobody).filter(closed);
+        let gone = self.attempts.iter().filter(old).filter(certain).filter(of_nobody).filter(closed);
         let mut gone: Vec<(Wall, AttemptId)> =
             gone.map(|attempt| (attempt.row.begun_at, attempt.row.attempt)).collect();
         gone.sort();
         gone.truncate(limit);
         for (_, id) in &gone {
-            let Some(attempt) = self.attempts.remove(id) else { continue };
+            let Some(attempt) = self.attempts.remove(*id) else { continue };
             for window in attempt.windows {
                 *self.purged.entry(window).or_default() += attempt.row.counted_usd;
             }

@@ -7,11 +7,13 @@ use crate::policy::gate::{self, Facts, Target};
 use crate::policy::text::{storable_key, without_nul};
 use crate::ports::reports::{AttemptRow, ParkedRow};
 use crate::ports::{Ledger, StoreError, StoreErrorKind};
+use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::ledger::{
-    Begin, BeginRequest, Concluded, Conclusion, HoldState, Known, Next, ParkReason, ParkRequest, Parked,
-    PastAttempt,
+    Begin, BeginRequest, Concluded, Conclusion, HoldState, Known, KnownParked, Next, ParkReason, ParkRequest,
+    Parked, PastAttempt,
 };
 use crate::types::outcome::{AttemptEnd, AttemptSummary};
+use crate::types::route::HEDGE_MARK;
 use crate::types::{AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, Status, Wall, WindowId, WorkerId};
 
 /// A session on the store in memory; clones are the same session.
@@ -55,6 +57,11 @@ impl Ledger for Session {
         Ok(self.store.state().lookup(now, &storable_key(key), body_hash, redrive))
     }
 
+    async fn ask_cache(&self, ask: CacheAsk) -> Result<CacheAnswer, StoreError> {
+        let now = self.store.now();
+        Ok(self.store.state().ask_cache(self, now, ask))
+    }
+
     async fn heartbeat(&self) -> Result<(), StoreError> {
         if self.store.state().alive.contains_key(&self.worker) {
             return Ok(());
@@ -93,7 +100,7 @@ impl State {
         if let Some(refusal) = gate::unfit(self.book.fit(&windows, request.hold)) {
             return Ok(refusal);
         }
-        if self.attempts.contains_key(&request.attempt) {
+        if self.attempts.contains(request.attempt) {
             return Err(duplicate(request.attempt));
         }
         let attempt_no = job.as_ref().map_or(1, |job| job.attempts + 1);
@@ -126,7 +133,7 @@ impl State {
             explanation: without_nul(&request.explanation).into_owned(),
         };
         let task = request.job.task.clone();
-        self.attempts.insert(request.attempt, Attempt { row, task, worker: session.worker, windows });
+        self.attempts.insert(Attempt { row, task, worker: session.worker, windows });
         Ok(Begin::Go { attempt_no, generation })
     }
 
@@ -147,7 +154,7 @@ impl State {
 
     fn end(&mut self, end: &AttemptEnd, now: Wall) -> Option<NanoUsd> {
         let overshoot = self.settle(end.attempt, end.bill, now)?;
-        let row = &mut self.attempts.get_mut(&end.attempt)?.row;
+        let row = &mut self.attempts.get_mut(end.attempt)?.row;
         let text = |text: &Option<String>| text.as_deref().map(|text| without_nul(text).into_owned());
         row.outcome = Some(end.outcome);
         row.usage = end.usage;
@@ -215,7 +222,7 @@ impl State {
         let since = self.parked.get(&key).map_or(now, |parked| parked.row.since);
         let row = ParkedRow { job: key.clone(), task: request.job.task.clone(), reason, since };
         let (hold, runs_for) = (request.hold, request.runs_for);
-        let parked = super::Parked { row, hold, runs_for, let_go_by: None, released_at: None };
+        let parked = super::Parked { row, hold, runs_for, let_go_by: None, goes_at: None, released_at: None };
         self.parked.insert(key, parked);
         Ok(Parked::Kept)
     }
@@ -229,6 +236,10 @@ impl State {
             same_body: job.body_hash == body_hash,
             finished: self.status(key, generation),
             past: Vec::new(),
+            parked: self.parked.get(key).map(|parked| KnownParked {
+                reason: parked.row.reason.clone(),
+                let_go: parked.let_go_by.is_some(),
+            }),
         };
         let ended = known.finished.is_some_and(|status| status != Status::Done);
         if redrive && ended && known.same_body {
@@ -255,5 +266,6 @@ pub(super) fn past(attempt: &Attempt) -> PastAttempt {
         },
         state: row.state,
         interrupted: row.outcome == Some(AttemptOutcome::Interrupted),
+        hedge: row.explanation.contains(HEDGE_MARK),
     }
 }

@@ -4,13 +4,19 @@
 //! It keeps plain values and asks `policy` for every decision. Nothing survives a crash of the
 //! process; a crash of a *session* is played by opening the next one.
 
+mod attempts;
+mod breakers;
+mod cache;
 mod directory;
+mod evidence;
+mod guard;
 mod jobs;
 mod ledger;
 mod outbox;
 mod reports;
+mod shares;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use std::time::Duration;
@@ -20,9 +26,12 @@ use uuid::Uuid;
 
 pub use ledger::Session;
 
+use self::attempts::Attempts;
 use crate::policy::book::{Book, Payer};
+use crate::policy::breaker::shared::{BreakerKey, BreakerRow};
 use crate::policy::budget::{self, Window};
 use crate::policy::gate::{self, JobState};
+use crate::policy::shares::{LimitKey, Row as Share};
 use crate::policy::text::storable_result;
 use crate::ports::directory::Event;
 use crate::ports::ledger::{Opened, SessionSpec};
@@ -30,6 +39,7 @@ use crate::ports::outbox::{Outgoing, OutgoingMessage};
 use crate::ports::reports::{AttemptRow, ParkedRow};
 use crate::ports::{Clock, StoreError, audit};
 use crate::types::catalogue::Prices;
+use crate::types::evidence::{Figures, Pin, PinScope};
 use crate::types::job::{Class, Source};
 use crate::types::ledger::HoldState;
 use crate::types::{
@@ -51,7 +61,7 @@ struct State {
     payers: BTreeMap<ProjectId, Payer>,
     book: Book,
     jobs: BTreeMap<(JobKey, u32), JobRow>,
-    attempts: BTreeMap<AttemptId, Attempt>,
+    attempts: Attempts,
     results: BTreeMap<(JobKey, u32), ResultRow>,
     result_seq: i64,
     parked: BTreeMap<JobKey, Parked>,
@@ -59,15 +69,25 @@ struct State {
     origins: BTreeMap<JobKey, Origin>,
     /// Cancelled before they came.
     cancel_requests: BTreeMap<JobKey, (String, Wall)>,
+    leads: cache::Leads,
+    cache_hits: BTreeMap<JobKey, cache::CacheHit>,
     outbox: BTreeMap<i64, Post>,
     outbox_seq: i64,
     prices: HashMap<ModelId, (i64, Option<Prices>)>,
     stopped_models: BTreeMap<ModelId, String>,
     events: Vec<Event>,
+    guard: guard::Rows,
     workers: u64,
     alive: BTreeMap<WorkerId, Alive>,
+    /// Figures of a task on a model, and as of when.
+    evidence: BTreeMap<(TaskId, ModelId), (Figures, Wall)>,
+    /// Scores that count already, by their ids.
+    feedback: BTreeMap<String, Wall>,
+    pins: BTreeMap<PinScope, Pin>,
     /// What windows have spent on attempts that are not kept any more.
     purged: BTreeMap<WindowId, NanoUsd>,
+    shares: BTreeMap<LimitKey, Vec<Share>>,
+    breakers: BTreeMap<BreakerKey, BreakerRow>,
 }
 
 struct JobRow {
@@ -82,6 +102,8 @@ struct Parked {
     hold: NanoUsd,
     runs_for: Duration,
     let_go_by: Option<String>,
+    /// Not before this, once a person let go what the guard had parked.
+    goes_at: Option<Wall>,
     released_at: Option<Wall>,
 }
 
@@ -188,7 +210,7 @@ impl State {
     }
 
     fn attempts_of<'a>(&'a self, key: &'a JobKey, generation: u32) -> impl Iterator<Item = &'a Attempt> {
-        self.attempts.values().filter(move |a| a.row.generation == generation && a.row.job == *key)
+        self.attempts.of_job(key).filter(move |attempt| attempt.row.generation == generation)
     }
 
     fn job_state(&self, key: &JobKey) -> Option<JobState> {
@@ -212,7 +234,7 @@ impl State {
 
     /// Moves an attempt's money where the guard lets it. Says how far the bill was above the hold.
     fn settle(&mut self, id: AttemptId, bill: Bill, now: Wall) -> Option<NanoUsd> {
-        let attempt = self.attempts.get_mut(&id)?;
+        let attempt = self.attempts.get_mut(id)?;
         let change = budget::conclude(attempt.row.state, attempt.row.hold_usd, bill)?;
         self.book.apply(&attempt.windows, change);
         attempt.row.state = change.to;
@@ -230,16 +252,12 @@ impl State {
     /// Ends a session: its live calls become presumed spend.
     fn release(&mut self, worker: WorkerId, now: Wall) -> (u64, NanoUsd) {
         self.alive.remove(&worker);
-        let live: BTreeSet<AttemptId> = self
-            .attempts
-            .iter()
-            .filter(|(_, a)| a.worker == worker && a.row.state == HoldState::Held)
-            .map(|(id, _)| *id)
-            .collect();
+        let is_live = |attempt: &&Attempt| attempt.worker == worker && attempt.row.state == HoldState::Held;
+        let live: Vec<AttemptId> = self.attempts.iter().filter(is_live).map(|a| a.row.attempt).collect();
         let mut holds = NanoUsd::ZERO;
         for id in &live {
             self.settle(*id, Bill::Unknown, now);
-            if let Some(attempt) = self.attempts.get_mut(id) {
+            if let Some(attempt) = self.attempts.get_mut(*id) {
                 attempt.row.outcome = Some(AttemptOutcome::Interrupted);
                 holds = holds.saturating_add(attempt.row.hold_usd);
             }

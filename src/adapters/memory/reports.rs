@@ -9,11 +9,11 @@ use super::{Attempt, Memory, Parked, State};
 use crate::policy::gate::LINE;
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
-    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, ResultFilter, SpendBy, SpendRow,
+    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::ledger::HoldState;
-use crate::types::{JobId, JobKey, JobResult, NanoUsd, ProjectId, Wall};
+use crate::types::{JobId, JobKey, JobResult, NanoUsd, ProjectId, Wall, WindowId};
 
 #[async_trait]
 impl Reports for Memory {
@@ -44,19 +44,37 @@ impl Reports for Memory {
 
     async fn history(&self, id: &JobId, project: Option<&ProjectId>) -> Result<Vec<JobHistory>, StoreError> {
         let state = self.state();
-        let keys: BTreeSet<&JobKey> = state
-            .jobs
-            .keys()
-            .map(|(key, _)| key)
-            .filter(|key| key.id == *id && project.is_none_or(|project| key.project == *project))
-            .collect();
+        if let Some(project) = project {
+            let key = JobKey { project: project.clone(), id: id.clone() };
+            return Ok(state.history(&key).into_iter().collect());
+        }
+        let keys = state.jobs.keys().map(|(key, _)| key).filter(|key| key.id == *id);
+        let keys: BTreeSet<&JobKey> = keys.collect();
         Ok(keys.into_iter().filter_map(|key| state.history(key)).collect())
+    }
+
+    async fn recent_calls(&self, since: Wall) -> Result<Vec<RecentCall>, StoreError> {
+        let state = self.state();
+        let recent = state.attempts.iter().filter(|attempt| attempt.row.begun_at >= since);
+        let mut calls: Vec<_> = recent
+            .map(|attempt| RecentCall {
+                provider: attempt.row.provider.clone(),
+                model: attempt.row.model.clone(),
+                begun_at: attempt.row.begun_at,
+                tokens: match attempt.row.usage {
+                    Some(usage) => Some(usage.input_tokens + usage.output_tokens),
+                    None => (attempt.row.state == HoldState::Void).then_some(0),
+                },
+            })
+            .collect();
+        calls.sort_by_key(|call| call.begun_at);
+        Ok(calls)
     }
 
     async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError> {
         let state = self.state();
         let mut sums: BTreeMap<String, (SpendRow, BTreeSet<&JobKey>)> = BTreeMap::new();
-        for attempt in state.attempts.values().filter(|a| since.is_none_or(|since| a.row.begun_at >= since)) {
+        for attempt in state.attempts.iter().filter(|a| since.is_none_or(|since| a.row.begun_at >= since)) {
             let key = state.spend_key(by, attempt);
             let (sum, jobs) = sums.entry(key).or_default();
             jobs.insert(&attempt.row.job);
@@ -67,7 +85,8 @@ impl Reports for Memory {
             jobs: u64::try_from(jobs.len()).unwrap_or(u64::MAX),
             ..sum
         };
-        Ok(sums.into_iter().map(named).collect())
+        let rows = sums.into_iter().map(named).collect();
+        Ok(SpendRow::with_cached(rows, state.cached_by(by, since)))
     }
 
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
@@ -81,7 +100,7 @@ impl Reports for Memory {
 
     async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError> {
         let state = self.state();
-        let presumed = state.attempts.values().filter(|a| a.row.state == HoldState::Presumed);
+        let presumed = state.attempts.iter().filter(|a| a.row.state == HoldState::Presumed);
         let mut rows: Vec<_> = presumed.map(|attempt| attempt.row.clone()).collect();
         rows.sort_by_key(|row| row.begun_at);
         Ok(rows)
@@ -135,8 +154,7 @@ impl State {
     fn history(&self, key: &JobKey) -> Option<JobHistory> {
         let generation = self.generation(key)?;
         let first = self.jobs.range((key.clone(), 0)..=(key.clone(), u32::MAX)).next()?.1;
-        let mut attempts: Vec<_> =
-            self.attempts.values().filter(|a| a.row.job == *key).map(|a| a.row.clone()).collect();
+        let mut attempts: Vec<_> = self.attempts.of_job(key).map(|attempt| attempt.row.clone()).collect();
         attempts.sort_by_key(|row| (row.generation, row.n));
         Some(JobHistory {
             key: key.clone(),
@@ -172,14 +190,23 @@ impl State {
 
     /// L1: what a window says is what its attempts add up to.
     fn check(&self) -> Vec<Finding> {
+        let mut sums: BTreeMap<WindowId, (NanoUsd, NanoUsd, NanoUsd)> = BTreeMap::new();
+        for attempt in self.attempts.iter() {
+            for window in attempt.windows.iter().collect::<BTreeSet<_>>() {
+                let (held, spent, presumed) = sums.entry(*window).or_default();
+                match attempt.row.state {
+                    HoldState::Held => *held += attempt.row.counted_usd,
+                    HoldState::Settled => *spent += attempt.row.counted_usd,
+                    HoldState::Presumed => *presumed += attempt.row.counted_usd,
+                    HoldState::Void => {}
+                }
+            }
+        }
         let mut findings = Vec::new();
         for window in self.book.iter() {
-            let sum = |state: HoldState| -> NanoUsd {
-                let charged = |a: &&Attempt| a.row.state == state && a.windows.contains(&window.id);
-                self.attempts.values().filter(charged).map(|a| a.row.counted_usd).sum()
-            };
+            let (held, spent, presumed) = sums.get(&window.id).copied().unwrap_or_default();
             let purged = self.purged.get(&window.id).copied().unwrap_or_default();
-            let should = (sum(HoldState::Held), sum(HoldState::Settled) + purged, sum(HoldState::Presumed));
+            let should = (held, spent + purged, presumed);
             let is = (window.held, window.spent, window.presumed);
             if is != should {
                 let subject = format!("{} {} window {}", window.project, window.kind.as_str(), window.id.0);

@@ -18,6 +18,8 @@ struct Body<'a> {
     choices: Value,
     #[serde(default)]
     model: Value,
+    #[serde(default)]
+    service_tier: Value,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
 }
@@ -65,6 +67,7 @@ pub(super) fn read(body: &[u8]) -> Result<Answer, NoAnswer> {
         finish_reason,
         usage: body.usage.and_then(|usage| read_usage(&serde_json::from_str(usage.get()).ok()?)),
         model_served: text(body.model).filter(|model| !model.is_empty()),
+        service_tier: text(body.service_tier).filter(|tier| !tier.is_empty()),
         reported_cost: body.usage.and_then(|usage| reported_cost(usage.get())),
     })
 }
@@ -178,6 +181,7 @@ mod tests {
             finish_reason: Some("tool_calls".into()),
             usage: Some(usage),
             model_served: Some("m-2026-05-01".into()),
+            service_tier: Some("default".into()),
             reported_cost: Some(NanoUsd(12_000)),
         };
         assert_eq!(read(body.as_bytes()), Ok(expected));

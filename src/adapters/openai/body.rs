@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::super::wire::request as check;
 use super::MaxTokensField;
 use crate::ports::provider::Call;
+use crate::types::catalogue::ServiceTier;
 use crate::types::job::{Content, Message, Part, Role};
 
 /// `n` and `stream` are left out: their defaults, 1 and false, are what the hold assumes.
@@ -35,6 +36,9 @@ struct Body<'a> {
     reasoning_effort: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
+    /// Left out for the usual one, which many compatible servers have no name for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -98,16 +102,23 @@ pub(super) fn build(call: &Call, max_tokens_field: MaxTokensField) -> Result<Vec
         tool_choice: request.tool_choice.as_ref(),
         reasoning_effort: request.reasoning_effort.as_deref(),
         user: request.user.as_deref(),
+        service_tier: match call.offer.sale.service_tier {
+            ServiceTier::Standard => None,
+            ServiceTier::Flex => Some("flex"),
+        },
     };
     serde_json::to_vec(&body).map_err(|error| format!("the request cannot be written as JSON: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
     use crate::adapters::fixtures::{call, message, request};
+    use crate::types::catalogue::Offer;
     use crate::types::job::{ImageUrl, Request};
 
     fn sent(request: Request, field: MaxTokensField) -> Value {
@@ -126,6 +137,17 @@ mod tests {
             sent(request("hello"), MaxTokensField::MaxTokens),
             json!({"model": "model-1", "messages": messages, "max_tokens": 64})
         );
+    }
+
+    #[test]
+    fn a_flex_offer_asks_for_its_service_tier() {
+        let mut flex = call(request("hello"));
+        let mut offer = Offer::clone(&flex.offer);
+        offer.sale.service_tier = ServiceTier::Flex;
+        flex.offer = Arc::new(offer);
+        let body: Value =
+            serde_json::from_slice(&build(&flex, MaxTokensField::default()).expect("a body")).expect("JSON");
+        assert_eq!(body["service_tier"], "flex");
     }
 
     #[test]

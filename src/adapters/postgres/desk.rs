@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::cache::{self, Asking};
 use super::link::Link;
 use super::park::{self, Looking, Parking};
 use super::session::{Shared, TTL};
@@ -16,12 +17,14 @@ use super::stage::{BATCH_MAX, Reply, Waiting};
 use super::trouble::{Sql, Trouble, told, trouble};
 use crate::ports::{StoreError, StoreErrorKind};
 use crate::types::WorkerId;
+use crate::types::cache::CacheAnswer;
 use crate::types::ledger::{Known, Parked};
 
 /// What the desk is asked.
 pub(super) enum Errand {
     Park(Waiting<Parking, Parked>),
     Lookup(Waiting<Looking, Option<Known>>),
+    AskCache(Waiting<Asking, CacheAnswer>),
     Heartbeat(Reply<()>),
     Close(Reply<()>),
 }
@@ -68,6 +71,14 @@ impl Chore for Looking {
     }
 }
 
+impl Chore for Asking {
+    type Answer = CacheAnswer;
+
+    async fn run(conn: &mut PgConnection, shared: &Shared, items: &[&Self]) -> Sql<Vec<CacheAnswer>> {
+        cache::ask(conn, shared, items).await
+    }
+}
+
 impl Desk {
     pub(super) fn new(
         link: Link,
@@ -81,12 +92,13 @@ impl Desk {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Errand>) {
         let mut queued = Vec::with_capacity(BATCH_MAX);
         while inbox.recv_many(&mut queued, BATCH_MAX).await > 0 {
-            let (mut parks, mut lookups, mut beats, mut closes) =
-                (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let (mut parks, mut lookups, mut asks) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut beats, mut closes) = (Vec::new(), Vec::new());
             for errand in queued.drain(..) {
                 match errand {
                     Errand::Park(waiting) => parks.push(waiting),
                     Errand::Lookup(waiting) => lookups.push(waiting),
+                    Errand::AskCache(waiting) => asks.push(waiting),
                     Errand::Heartbeat(reply) => beats.push(reply),
                     Errand::Close(reply) => closes.push(reply),
                 }
@@ -100,6 +112,7 @@ impl Desk {
             }
             self.commit(parks, &is_over).await;
             self.commit(lookups, &is_over).await;
+            self.commit(asks, &is_over).await;
             if !closes.is_empty() {
                 let answer = self.close(&is_over).await;
                 closes.into_iter().for_each(|reply| {

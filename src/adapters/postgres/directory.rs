@@ -12,6 +12,7 @@ use super::rows::{self, window_columns};
 use super::trouble::Sql;
 use crate::policy::book::Payer;
 use crate::policy::budget::Window;
+use crate::policy::drift::Drift;
 use crate::policy::text::without_nul;
 use crate::ports::directory::{Event, ProjectSeed};
 use crate::ports::{Directory, StoreError, audit};
@@ -134,6 +135,19 @@ impl Directory for Store {
         })
     }
 
+    async fn drifted(&self, model: &ModelId, drift: &Drift) -> Result<bool, StoreError> {
+        change!(self, |tx, now| {
+            let news = !is_known_drift(tx, model, drift).await?;
+            if news {
+                facts::log(tx, &audit::drifted(now, model, drift)).await?;
+            }
+            if drift.stops && facts::quarantine(tx, model, &drift.message, now).await? {
+                facts::log(tx, &audit::quarantined(now, audit::OUTLAY, model, Some(&drift.message))).await?;
+            }
+            news
+        })
+    }
+
     async fn changed(&self) {
         self.listener.changed().await;
     }
@@ -232,6 +246,16 @@ async fn windows(conn: &mut PgConnection, project: &ProjectId, told_now: Option<
     );
     let found = sqlx::query(sql).bind(project.as_str()).bind(told_now).fetch_all(conn).await?;
     found.iter().map(rows::window).collect()
+}
+
+/// Whether this drift was written down since the model was released last.
+async fn is_known_drift(tx: &mut PgConnection, model: &ModelId, drift: &Drift) -> Sql<bool> {
+    let sql = "SELECT 1 FROM outlay.event WHERE subject = $1 AND what = $2 \
+                 AND detail::json->>'kind' = $4 AND detail::json->>'value' = $5 AND event_id > coalesce(\
+                 (SELECT max(event_id) FROM outlay.event WHERE subject = $1 AND what = $3), 0) LIMIT 1";
+    let query = sqlx::query(sql).bind(model.as_str()).bind(audit::MODEL_DRIFT).bind(audit::MODEL_RELEASED);
+    let known = query.bind(drift.kind.as_str()).bind(&drift.value).fetch_optional(tx).await?;
+    Ok(known.is_some())
 }
 
 async fn sync_price(tx: &mut PgConnection, model: &ModelId, price: Option<Prices>, now: Wall) -> Sql<i64> {

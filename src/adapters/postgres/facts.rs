@@ -31,22 +31,22 @@ macro_rules! change {
 }
 pub(super) use change;
 
-/// Runs `$body` with `$conn` as the connection of the reports.
-macro_rules! look {
-    ($store:expr, |$conn:ident| $body:expr) => {{
+/// Runs `$body` with `$conn` as the store's connection `$slot`, and once more where that had been lost.
+macro_rules! twice {
+    ($store:expr, $slot:ident, |$conn:ident| $body:expr) => {{
         let mut again = true;
         let done = loop {
             let done = async {
-                let mut reads = $store.reads().await?;
+                let mut slot = $store.$slot().await?;
                 let done = async {
-                    let $conn: &mut PgConnection = reads.conn()?;
+                    let $conn: &mut PgConnection = slot.conn()?;
                     $body.await
                 };
                 let done = done.await;
-                reads.after(done)
+                slot.after(done)
             };
             match done.await {
-                // The connection may have been lost while nobody used it; looking twice is harmless.
+                // The connection may have been lost while nobody used it.
                 Err(error) if again && $crate::adapters::postgres::facts::is_lost(&error) => again = false,
                 done => break done,
             }
@@ -54,7 +54,49 @@ macro_rules! look {
         done.map_err(|error| $store.told(&error))
     }};
 }
+pub(super) use twice;
+
+/// Runs `$body` with `$conn` as the connection of the reports. Looking twice is harmless.
+macro_rules! look {
+    ($store:expr, |$conn:ident| $body:expr) => {
+        $crate::adapters::postgres::facts::twice!($store, reads, |$conn| $body)
+    };
+}
 pub(super) use look;
+
+/// Runs `$body` with `$conn` in a short transaction under the lock `$lock`, on the connection on which workers
+/// agree, and once more where that had been lost. Money never waits for such a lock, and a paused worker
+/// must not stop the fleet.
+macro_rules! agree {
+    ($store:expr, $lock:literal, |$conn:ident| $body:expr) => {{
+        let begin = concat!(
+            "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '500ms'; SET LOCAL lock_timeout = '2s'; \
+             SET LOCAL statement_timeout = '5s'; SELECT pg_advisory_xact_lock(",
+            $lock,
+            ")"
+        );
+        let mut again = true;
+        loop {
+            let done = async {
+                let mut desk = $store.sharing().await?;
+                let mut conn = desk.take()?;
+                let done = async {
+                    let $conn: &mut PgConnection = &mut conn;
+                    sqlx::raw_sql(begin).execute(&mut *$conn).await?;
+                    $body.await
+                };
+                let done = done.await;
+                let done = $crate::adapters::postgres::facts::end(&mut conn, done).await;
+                desk.put(conn, done)
+            };
+            match done.await {
+                Err(error) if again && $crate::adapters::postgres::facts::is_lost(&error) => again = false,
+                done => break done.map_err(|error| $store.told(&error)),
+            }
+        }
+    }};
+}
+pub(super) use agree;
 
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     trouble(error) == Trouble::Lost
@@ -64,13 +106,26 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
 const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '500ms'; \
      SET LOCAL statement_timeout = '10s'; SELECT outlay.lock_money()";
 
+/// The same for what workers know of models: a lock of its own, which no change of money waits for.
+const BEGIN_APART: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '500ms'; \
+     SET LOCAL statement_timeout = '10s'; SELECT pg_advisory_xact_lock(7020626572)";
+
 impl Store {
-    /// A transaction that holds the lock, and the time. The connection may have been lost while nobody
-    /// used it, so the first failure says nothing.
+    /// A transaction that holds the lock, and the time.
     pub(super) async fn transaction(&self) -> Sql<(Borrowed<'_>, PgConnection, Wall)> {
+        self.transaction_by(BEGIN).await
+    }
+
+    /// A transaction beside those of money, and the time.
+    pub(super) async fn transaction_apart(&self) -> Sql<(Borrowed<'_>, PgConnection, Wall)> {
+        self.transaction_by(BEGIN_APART).await
+    }
+
+    /// The connection may have been lost while nobody used it, so the first failure says nothing.
+    async fn transaction_by(&self, sql: &'static str) -> Sql<(Borrowed<'_>, PgConnection, Wall)> {
         let mut desk = self.desk().await?;
         let mut conn = desk.take()?;
-        match begin(&mut conn, self.told_now()).await {
+        match begin(&mut conn, sql, self.told_now()).await {
             Ok(now) => return Ok((desk, conn, now)),
             Err(error) if is_lost(&error) => drop(desk),
             Err(error) => {
@@ -80,13 +135,13 @@ impl Store {
         }
         let mut desk = self.desk().await?;
         let mut conn = desk.take()?;
-        let now = begin(&mut conn, self.told_now()).await?;
+        let now = begin(&mut conn, sql, self.told_now()).await?;
         Ok((desk, conn, now))
     }
 }
 
-async fn begin(conn: &mut PgConnection, told_now: Option<i64>) -> Sql<Wall> {
-    sqlx::raw_sql(BEGIN).execute(&mut *conn).await?;
+async fn begin(conn: &mut PgConnection, sql: &'static str, told_now: Option<i64>) -> Sql<Wall> {
+    sqlx::raw_sql(sql).execute(&mut *conn).await?;
     let now = sqlx::query_scalar("SELECT coalesce($1, outlay.now_us())").bind(told_now);
     Ok(Wall(now.fetch_one(conn).await?))
 }
@@ -164,12 +219,17 @@ pub(super) async fn quarantined(conn: &mut PgConnection) -> Sql<Vec<(ModelId, St
     found.iter().map(|row| Ok((row.try_get::<&str, _>(0)?.into(), row.try_get(1)?))).collect()
 }
 
-/// Stops a model, unless it is stopped already: then the first reason stays.
-pub(super) async fn quarantine(conn: &mut PgConnection, model: &ModelId, reason: &str, now: Wall) -> Sql<()> {
+/// Stops a model, unless it is stopped already: then the first reason stays, and this answers `false`.
+pub(super) async fn quarantine(
+    conn: &mut PgConnection,
+    model: &ModelId,
+    reason: &str,
+    now: Wall,
+) -> Sql<bool> {
     let sql = "INSERT INTO outlay.breaker_state (model, state, reason, since) VALUES ($1, 'quarantined', $2, $3) \
                ON CONFLICT (model) DO NOTHING";
-    sqlx::query(sql).bind(model.as_str()).bind(reason).bind(now.0).execute(conn).await?;
-    Ok(())
+    let done = sqlx::query(sql).bind(model.as_str()).bind(reason).bind(now.0).execute(conn).await?;
+    Ok(done.rows_affected() > 0)
 }
 
 pub(super) async fn log(conn: &mut PgConnection, event: &Event) -> Sql<()> {

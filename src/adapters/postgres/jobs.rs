@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use super::facts::{self, change, look};
 use super::open::Store;
 use super::trouble::Sql;
-use super::{park, purge, release, rows};
+use super::{guard, park, purge, release, rows};
 use crate::policy::cancel::{self, Call};
 use crate::policy::text::{storable_key, storable_result, without_nul};
 use crate::ports::jobs::{Cancel, JobFilter, JobRow, JobState, Purged, ReleaseFilter, Retention};
@@ -47,12 +47,16 @@ impl Jobs for Store {
 
     async fn release(&self, which: &ReleaseFilter, who: &str) -> Result<u64, StoreError> {
         let who = without_nul(who);
+        if let Some(label) = which.label {
+            return change!(self, |tx, now| guard::release(tx, which, label, &who, now).await?);
+        }
         change!(self, |tx, now| {
             let ids: Vec<&str> = which.ids.iter().map(JobId::as_str).collect();
             // Nobody can send a job whose text is not there.
             let sql = "UPDATE outlay.parked p SET let_go_by = $3 \
                        WHERE ($1::text[] IS NULL OR p.job_id = ANY ($1)) AND ($2::text IS NULL OR p.project_id = $2) \
-                         AND p.released_at IS NULL AND p.let_go_by IS NULL AND EXISTS ( \
+                         AND p.released_at IS NULL AND p.let_go_by IS NULL AND p.reason::json->>'why' <> 'guard' \
+                         AND EXISTS ( \
                            SELECT 1 FROM outlay.job_payload t \
                            WHERE t.project_id = p.project_id AND t.job_id = p.job_id)";
             let query = sqlx::query(sql).bind(Some(ids).filter(|ids| !ids.is_empty()));
@@ -86,6 +90,7 @@ impl Jobs for Store {
     async fn purge(&self, keep: &Retention, now: Wall, limit: u32) -> Result<Purged, StoreError> {
         let payloads = change!(self, |tx, _at| purge::payloads(tx, keep, now, limit).await?)?;
         let results = change!(self, |tx, _at| purge::results(tx, now - keep.result, limit).await?)?;
+        change!(self, |tx, _at| purge::cache(tx, now - keep.result, now, limit).await?)?;
         let attempts = change!(self, |tx, _at| purge::attempts(tx, now - keep.attempt, now, limit).await?)?;
         Ok(Purged { payloads, results, attempts })
     }
@@ -122,7 +127,11 @@ async fn calls(tx: &mut PgConnection, key: &JobKey, generation: u32) -> Sql<Vec<
     let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
     let found = query.bind(i64::from(generation)).fetch_all(tx).await?;
     let call = |row: &PgRow| -> Sql<Call> {
-        Ok(Call { past: park::past(row)?, begun_at: Wall(row.try_get(0)?), usage: rows::usage(row, 9)? })
+        Ok(Call {
+            past: park::past(row, false)?,
+            begun_at: Wall(row.try_get(0)?),
+            usage: rows::usage(row, 9)?,
+        })
     };
     found.iter().map(call).collect()
 }

@@ -6,11 +6,15 @@
 //! asked waits. What a lost connection leaves unknown is never taken for a permission.
 
 mod begin;
+mod breakers;
+mod cache;
 mod check;
 mod conclude;
 mod desk;
 mod directory;
+mod evidence;
 mod facts;
+mod guard;
 mod jobs;
 mod link;
 mod listen;
@@ -23,6 +27,7 @@ mod reports;
 mod resolve;
 mod rows;
 mod session;
+mod shares;
 mod spend;
 mod stage;
 mod trouble;

@@ -26,6 +26,10 @@ pub struct Store {
     desk: Mutex<Option<PgConnection>>,
     /// Reads, which may take their time.
     reads: Mutex<Option<PgConnection>>,
+    /// Shares of limits, asked for every other second.
+    sharing: Mutex<Option<PgConnection>>,
+    /// The loop guard's, which jobs wait for.
+    guards: Mutex<Option<PgConnection>>,
 }
 
 /// A connection of the store for one piece of work. What did not come back whole is not used again.
@@ -82,6 +86,8 @@ impl Store {
             callers_clock: false,
             desk: Mutex::new(Some(conn)),
             reads: Mutex::new(None),
+            sharing: Mutex::new(None),
+            guards: Mutex::new(None),
         })
     }
 
@@ -106,6 +112,16 @@ impl Store {
     /// The reports' connection.
     pub(super) async fn reads(&self) -> Sql<Borrowed<'_>> {
         self.borrow(&self.reads).await
+    }
+
+    /// The connection on which limits are shared.
+    pub(super) async fn sharing(&self) -> Sql<Borrowed<'_>> {
+        self.borrow(&self.sharing).await
+    }
+
+    /// The loop guard's connection.
+    pub(super) async fn guards(&self) -> Sql<Borrowed<'_>> {
+        self.borrow(&self.guards).await
     }
 
     async fn borrow<'a>(&self, slot: &'a Mutex<Option<PgConnection>>) -> Sql<Borrowed<'a>> {

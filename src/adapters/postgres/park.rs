@@ -10,8 +10,9 @@ use super::trouble::{Sql, odd_row};
 use super::{jobs, rows};
 use crate::policy::cancel;
 use crate::policy::text::{storable_key, without_nul};
-use crate::types::ledger::{HoldState, Known, ParkReason, ParkRequest, Parked, PastAttempt};
+use crate::types::ledger::{HoldState, Known, KnownParked, ParkReason, ParkRequest, Parked, PastAttempt};
 use crate::types::outcome::AttemptSummary;
+use crate::types::route::HEDGE_MARK;
 use crate::types::{AttemptOutcome, JobKey, NanoUsd, Status, Wall};
 
 /// A request to park with its key as the store knows it.
@@ -39,7 +40,7 @@ impl Parking {
         match self.request.reason {
             ParkReason::Cap(_) | ParkReason::NeverFits { .. } => 0,
             ParkReason::Stopped { .. } => 1,
-            ParkReason::NoProvider { .. } => 2,
+            ParkReason::NoProvider { .. } | ParkReason::Following { .. } | ParkReason::Guard { .. } => 2,
         }
     }
 }
@@ -142,12 +143,13 @@ pub(super) async fn lookup(
     let projects: Vec<_> = items.iter().map(|item| item.key.project.as_str()).collect();
     let jobs: Vec<_> = items.iter().map(|item| item.key.id.as_str()).collect();
     // A job may be asked for twice here, so rows are told apart by their place in the question.
-    let sql = "SELECT u.n, j.generation, j.body_hash, j.accepted_at, r.status \
+    let sql = "SELECT u.n, j.generation, j.body_hash, j.accepted_at, r.status, p.reason, p.let_go_by IS NOT NULL \
                FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (project, job, n) \
                CROSS JOIN LATERAL (SELECT j.* FROM outlay.job j \
                  WHERE j.project_id = u.project AND j.job_id = u.job ORDER BY j.generation DESC LIMIT 1) j \
                LEFT JOIN outlay.result r ON r.project_id = u.project AND r.job_id = u.job \
-                 AND r.generation = j.generation";
+                 AND r.generation = j.generation \
+               LEFT JOIN outlay.parked p ON p.project_id = u.project AND p.job_id = u.job";
     let mut found: HashMap<i64, Known> = HashMap::new();
     for row in sqlx::query(sql).bind(&projects).bind(&jobs).fetch_all(&mut *conn).await? {
         let n: i64 = row.try_get(0)?;
@@ -160,24 +162,31 @@ pub(super) async fn lookup(
             same_body: hash == asked.body_hash,
             finished: row.try_get::<Option<&str>, _>(4)?.map(rows::word).transpose()?,
             past: Vec::new(),
+            parked: known_parked(row.try_get(5)?, row.try_get(6)?)?,
         };
         found.insert(n, known);
     }
-    let sql = "SELECT u.n, a.generation, a.attempt_no, a.provider, a.model, a.outcome, a.counted, a.provider_ms, a.state \
+    let sql = "SELECT u.n, a.generation, a.attempt_no, a.provider, a.model, a.outcome, a.counted, a.provider_ms, a.state, \
+                 position($3 in a.explanation) > 0 \
                FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (project, job, n) \
                JOIN outlay.attempt a ON a.project_id = u.project AND a.job_id = u.job \
                ORDER BY u.n, a.attempt_no";
-    for row in sqlx::query(sql).bind(projects).bind(jobs).fetch_all(conn).await? {
+    for row in sqlx::query(sql).bind(projects).bind(jobs).bind(HEDGE_MARK).fetch_all(conn).await? {
         let generation = rows::generation(row.try_get(1)?);
         let job = found.get_mut(&row.try_get(0)?);
         if let Some(known) = job.filter(|known| known.generation == generation) {
-            known.past.push(past(&row)?);
+            known.past.push(past(&row, row.try_get(9)?)?);
         }
     }
     Ok((1..).zip(items).map(|(n, _)| found.remove(&n)).collect())
 }
 
-pub(super) fn past(row: &PgRow) -> Sql<PastAttempt> {
+fn known_parked(reason: Option<&str>, let_go: bool) -> Sql<Option<KnownParked>> {
+    let reason = reason.map(rows::from_json).transpose()?;
+    Ok(reason.map(|reason| KnownParked { reason, let_go }))
+}
+
+pub(super) fn past(row: &PgRow, hedge: bool) -> Sql<PastAttempt> {
     let state: HoldState = rows::word(row.try_get(8)?)?;
     let outcome = row.try_get::<Option<&str>, _>(5)?.map(rows::word).transpose()?;
     Ok(PastAttempt {
@@ -192,5 +201,6 @@ pub(super) fn past(row: &PgRow) -> Sql<PastAttempt> {
         },
         state,
         interrupted: outcome == Some(AttemptOutcome::Interrupted),
+        hedge,
     })
 }

@@ -21,8 +21,30 @@ pub(super) async fn payloads(tx: &mut PgConnection, keep: &Retention, now: Wall,
 /// a generation that no job has: one that comes again under the same id must not inherit them.
 pub(super) async fn results(tx: &mut PgConnection, before: Wall, limit: u32) -> Sql<u64> {
     let gone = sqlx::query_scalar("SELECT outlay.purge_results($1, $2)");
-    let gone: i64 = gone.bind(before.0).bind(rows::limit(limit)).fetch_one(tx).await?;
+    let gone: i64 = gone.bind(before.0).bind(rows::limit(limit)).fetch_one(&mut *tx).await?;
+    sqlx::query("DELETE FROM outlay.feedback WHERE at < $1").bind(before.0).execute(tx).await?;
     rows::count(gone)
+}
+
+/// Leaders whose answers are too old for anybody, and what is known of jobs that got an answer before
+/// `before`. A result that is thrown away is no answer from then on.
+pub(super) async fn cache(tx: &mut PgConnection, before: Wall, now: Wall, limit: u32) -> Sql<()> {
+    let old = [
+        (
+            "DELETE FROM outlay.cache_lead WHERE ctid = ANY (ARRAY( \
+            SELECT l.ctid FROM outlay.cache_lead l WHERE l.keep_until < $1 ORDER BY l.keep_until LIMIT $2))",
+            now,
+        ),
+        (
+            "DELETE FROM outlay.cache_hit WHERE ctid = ANY (ARRAY( \
+            SELECT h.ctid FROM outlay.cache_hit h WHERE h.at < $1 ORDER BY h.at LIMIT $2))",
+            before,
+        ),
+    ];
+    for (sql, at) in old {
+        sqlx::query(sql).bind(at.0).bind(rows::limit(limit)).execute(&mut *tx).await?;
+    }
+    Ok(())
 }
 
 /// Attempts of purged jobs whose bill is known and whose windows are over. A window without end

@@ -9,6 +9,7 @@ use super::facts;
 use super::rows;
 use super::trouble::Sql;
 use crate::policy::book::Book;
+use crate::policy::cache::{NEWS, Shared};
 use crate::policy::release::{self, LOST_AFTER, Waiting};
 use crate::types::{NanoUsd, ProjectId, Wall};
 
@@ -80,7 +81,15 @@ async fn candidates(
 ) -> Sql<Vec<Candidate>> {
     let room = book.pick(open).map(|window| window.room()).min().unwrap_or(NanoUsd::MAX);
     let cap = book.pick(open).filter_map(|window| window.cap).min().unwrap_or(NanoUsd::MAX);
-    let sql = "SELECT p.job_id, p.reason, p.hold, p.runs_for, p.let_go_by IS NOT NULL, p.released_at \
+    let sql = "WITH content AS MATERIALIZED ( \
+                 SELECT f.content, bool_or(s.leads) AS led, \
+                   max(s.answered_at) FILTER (WHERE s.answer IS NOT NULL) AS answered_at \
+                 FROM (SELECT DISTINCT p.reason::json->>'content' AS content FROM outlay.parked p \
+                   WHERE p.project_id = $1 AND p.reason LIKE '{\"why\":\"following\"%') f \
+                 LEFT JOIN LATERAL outlay.cache_standing($1, decode(f.content, 'hex'), $2) s ON true GROUP BY 1) \
+               SELECT p.job_id, p.reason, p.hold, p.runs_for, p.let_go_by IS NOT NULL, p.released_at, p.until, \
+                 (SELECT CASE WHEN c.led THEN 1 WHEN c.answered_at >= p.since - $7 THEN 2 END FROM content c \
+                  WHERE c.content = p.reason::json->>'content') \
                FROM ( \
                  (SELECT * FROM outlay.parked p WHERE p.project_id = $1 AND p.released_at > $2 - $3) \
                  UNION ALL \
@@ -89,12 +98,17 @@ async fn candidates(
                     AND EXISTS (SELECT 1 FROM outlay.job_payload t \
                       WHERE t.project_id = p.project_id AND t.job_id = p.job_id) \
                     AND CASE p.reason::json->>'why' WHEN 'stopped' THEN p.let_go_by IS NULL OR p.hold <= $4 OR p.hold > $5 \
+                      WHEN 'guard' THEN p.let_go_by IS NOT NULL AND coalesce(p.until, 0) <= $2 \
+                        AND (p.hold <= $4 OR p.hold > $5) \
                       WHEN 'no_provider' THEN p.let_go_by IS NOT NULL OR p.until <= $2 \
+                      WHEN 'following' THEN p.let_go_by IS NOT NULL OR p.until <= $2 OR NOT EXISTS ( \
+                        SELECT 1 FROM content c WHERE c.led AND c.content = p.reason::json->>'content') \
                       ELSE p.hold <= $4 OR p.let_go_by IS NOT NULL AND p.hold > $5 END \
                   ORDER BY p.since, p.job_id LIMIT $6)) p \
                ORDER BY p.since, p.job_id";
     let query = sqlx::query(sql).bind(project.as_str()).bind(now.0).bind(rows::micros(LOST_AFTER));
-    let found = query.bind(room.0).bind(cap.0).bind(CANDIDATES).fetch_all(tx).await?;
+    let found =
+        query.bind(room.0).bind(cap.0).bind(CANDIDATES).bind(rows::micros(NEWS)).fetch_all(tx).await?;
     found.iter().map(candidate).collect()
 }
 
@@ -105,7 +119,13 @@ fn candidate(row: &PgRow) -> Sql<Candidate> {
         hold: rows::money(row, 2)?,
         runs_for: Duration::from_micros(rows::count(runs_for)?),
         let_go: row.try_get(4)?,
+        goes_at: rows::maybe_wall(row, 6)?,
         released_at: rows::maybe_wall(row, 5)?,
+        shared: match row.try_get::<Option<i32>, _>(7)? {
+            Some(1) => Shared::Led,
+            Some(2) => Shared::Answered,
+            _ => Shared::Free,
+        },
     };
     Ok(Candidate { id: row.try_get(0)?, waiting })
 }

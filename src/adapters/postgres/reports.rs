@@ -10,7 +10,7 @@ use super::trouble::Sql;
 use super::{check, rows, spend};
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
-    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, ResultFilter, SpendBy, SpendRow,
+    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::{AttemptId, JobId, JobKey, JobResult, ProjectId, Wall};
@@ -56,6 +56,15 @@ impl Reports for Store {
 
     async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError> {
         look!(self, |conn| spend::spend(conn, by, since))
+    }
+
+    async fn recent_calls(&self, since: Wall) -> Result<Vec<RecentCall>, StoreError> {
+        look!(self, |conn| async {
+            let sql = "SELECT provider, model, begun_at, CASE WHEN state = 'void' THEN 0 ELSE input_tokens + output_tokens END \
+                       FROM outlay.attempt WHERE begun_at >= $1 ORDER BY begun_at";
+            let found = sqlx::query(sql).bind(since.0).fetch_all(conn).await?;
+            found.iter().map(recent_call).collect()
+        })
     }
 
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
@@ -191,5 +200,14 @@ fn attempt_row(row: &PgRow) -> Sql<AttemptRow> {
         provider_ms: row.try_get::<Option<i64>, _>(20)?.map(rows::count).transpose()?,
         detail: row.try_get(21)?,
         explanation: row.try_get(22)?,
+    })
+}
+
+fn recent_call(row: &PgRow) -> Sql<RecentCall> {
+    Ok(RecentCall {
+        provider: row.try_get::<&str, _>(0)?.into(),
+        model: row.try_get::<&str, _>(1)?.into(),
+        begun_at: Wall(row.try_get(2)?),
+        tokens: row.try_get::<Option<i64>, _>(3)?.map(rows::count).transpose()?,
     })
 }

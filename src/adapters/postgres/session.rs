@@ -23,6 +23,7 @@ use crate::policy::text;
 use crate::ports::ledger::{Opened, SessionSpec};
 use crate::ports::outbox::{Outgoing, Sent};
 use crate::ports::{Clock, Ledger, Outbox, StoreError};
+use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::job::Class;
 use crate::types::ledger::{Begin, BeginRequest, Concluded, Conclusion, Known, ParkRequest, Parked};
 use crate::types::{AttemptId, Job, JobKey, NanoUsd, Wall, WindowId, WorkerId};
@@ -329,6 +330,11 @@ impl Ledger for Writer {
     ) -> Result<Option<Known>, StoreError> {
         let item = super::park::Looking { key: text::storable_key(key), body_hash, redrive };
         self.ask(&self.errands, |reply| Errand::Lookup(Waiting { item, reply: Some(reply) })).await
+    }
+
+    async fn ask_cache(&self, ask: CacheAsk) -> Result<CacheAnswer, StoreError> {
+        let item = super::cache::Asking::new(ask);
+        self.ask(&self.errands, |reply| Errand::AskCache(Waiting { item, reply: Some(reply) })).await
     }
 
     async fn heartbeat(&self) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@ use crate::types::{ErrorCode, Failure, Job, JobKey, Status, TaskId, Wall};
 
 const JOB_TYPE: &str = "outlay.job.v1";
 const RESULT_TYPE: &str = "outlay.result.v1";
+pub(super) const FEEDBACK_TYPE: &str = "outlay.feedback.v1";
 
 const ATTEMPT: &str = "x-outlay-attempt";
 const FIRST_ENQUEUED: &str = "x-outlay-first-enqueued";
@@ -124,7 +125,12 @@ impl Carried {
             traceparent: words(TRACEPARENT),
             first_enqueued: words(FIRST_ENQUEUED),
             attempt,
-            seen: redelivered || delivery_count > 0 || attempt > 0 || is_set(SEEN),
+            // What comes back from outside the queue tells when it first came.
+            seen: redelivered
+                || delivery_count > 0
+                || attempt > 0
+                || is_set(SEEN)
+                || header(FIRST_ENQUEUED).is_some(),
             redriven: is_set(REDRIVEN),
             delivery_count,
             reason: words(REASON),
@@ -136,6 +142,11 @@ impl Carried {
     /// Why it was given up, for a message of a dead queue.
     pub(super) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// What the message says that it is.
+    pub(super) fn kind(&self) -> Option<&str> {
+        self.kind.as_ref().map(ShortString::as_str)
     }
 
     pub(super) fn project(&self) -> Option<&str> {
@@ -222,6 +233,11 @@ impl Carried {
 
     /// The same message where a person looks, and why.
     pub(super) fn given_up(&self, names: &Names, lane: Class, why: &Why, body: Bytes) -> Outbound {
+        self.given_up_as(names.dead(), lane_name(lane), why, body)
+    }
+
+    /// The same for what is in no lane.
+    pub(super) fn given_up_as(&self, exchange: String, key: &str, why: &Why, body: Bytes) -> Outbound {
         let mut headers = self.headers();
         headers.insert(REASON.into(), text(cut(&why.reason, REASON_BYTES_MAX)));
         if let Some(code) = why.code {
@@ -230,13 +246,8 @@ impl Carried {
         if let Some(field) = &why.field {
             headers.insert(ERROR_FIELD.into(), text(field));
         }
-        Outbound {
-            exchange: names.dead(),
-            routing_key: lane_name(lane).to_owned(),
-            mandatory: true,
-            body,
-            properties: self.properties(headers),
-        }
+        let routing_key = key.to_owned();
+        Outbound { exchange, routing_key, mandatory: true, body, properties: self.properties(headers) }
     }
 }
 

@@ -48,6 +48,9 @@ pub(super) fn step_for(wait: Duration) -> &'static str {
     STEPS.iter().find(|(_, step)| *step >= wait).map_or("1h", |(name, _)| name)
 }
 
+/// The routing key of feedback, to where jobs are published and among the dead.
+pub(super) const FEEDBACK: &str = "feedback";
+
 /// The names of exchanges and queues under one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names(String);
@@ -107,11 +110,24 @@ impl Names {
         format!("{}spill.{}", self.0, lane_name(lane))
     }
 
+    /// The queue of scores that people give to answers.
+    #[must_use]
+    pub fn feedback(&self) -> String {
+        format!("{}{FEEDBACK}", self.0)
+    }
+
+    /// The queue of feedback that could not be used.
+    #[must_use]
+    pub fn dead_feedback(&self) -> String {
+        format!("{}dead.{FEEDBACK}", self.0)
+    }
+
     /// Every queue that is declared.
     #[must_use]
     pub fn queues(&self) -> Vec<String> {
         let of_lanes = LANES.iter().flat_map(|l| [self.work(*l), self.dead_queue(*l), self.spill(*l)]);
-        of_lanes.chain(STEPS.iter().map(|(step, _)| self.delay(step))).collect()
+        let of_steps = STEPS.iter().map(|(step, _)| self.delay(step));
+        of_lanes.chain(of_steps).chain([self.feedback(), self.dead_feedback()]).collect()
     }
 
     /// Every exchange that is declared.
@@ -142,6 +158,10 @@ pub(super) async fn declare(broker: &Broker, link: &Link) -> Result<(), BrokerEr
         // Reached over the default exchange only.
         declaring.queue(&names.spill(lane), dead_lettered).await?;
     }
+    declaring.queue(&names.dead_feedback(), Vec::new()).await?;
+    declaring.bind(&names.dead_feedback(), &names.dead(), FEEDBACK).await?;
+    declaring.queue(&names.feedback(), dead_letters_to(&names.dead())).await?;
+    declaring.bind(&names.feedback(), &names.jobs(), FEEDBACK).await?;
     for (step, wait) in STEPS {
         let name = names.delay(step);
         let mut arguments = dead_letters_to(&names.jobs());
@@ -252,7 +272,7 @@ mod tests {
             assert_eq!(LANES[index(lane)], lane);
             assert_eq!(names.work(lane), format!("outlay.work.{}", lane_name(lane)));
         }
-        assert_eq!(names.queues().len(), 15);
+        assert_eq!(names.queues().len(), 17);
         assert_eq!(names.exchanges().len(), 9);
     }
 }

@@ -221,6 +221,7 @@ impl Provider for Simulated {
             finish_reason: Some(finish_reason.to_owned()),
             usage: (fate == Fate::Answer).then_some(usage),
             model_served: Some(call.offer.name.as_ref().to_owned()),
+            service_tier: None,
             reported_cost: None,
         };
         reply(Ok(answer), took)

@@ -12,6 +12,7 @@ use super::rows::{self, window_columns};
 use super::trouble::{Sql, odd_row};
 use crate::policy::book::{Book, Payer};
 use crate::policy::budget::Window;
+use crate::policy::drift::Drift;
 use crate::policy::text::without_nul;
 use crate::ports::directory::{Event, ProjectSeed};
 use crate::ports::{Directory, StoreError, audit};
@@ -157,6 +158,19 @@ impl Directory for Store {
         })
     }
 
+    async fn drifted(&self, model: &ModelId, drift: &Drift) -> Result<bool, StoreError> {
+        change!(self, |tx, now| {
+            let news = !is_known_drift(tx, model, drift).await?;
+            if news {
+                facts::log(tx, &audit::drifted(now, model, drift)).await?;
+            }
+            if drift.stops && facts::quarantine(tx, model, &drift.message, now).await? {
+                facts::log(tx, &audit::quarantined(now, audit::OUTLAY, model, Some(&drift.message))).await?;
+            }
+            news
+        })
+    }
+
     async fn events(&self, limit: u32) -> Result<Vec<Event>, StoreError> {
         let mut desk = self.desk.lock().await;
         let sql = "SELECT at, who, what, subject, detail FROM event ORDER BY event_id DESC LIMIT ?1";
@@ -263,6 +277,16 @@ async fn windows(tx: &mut SqliteConnection, project: &ProjectId, now: Wall) -> S
     }
     open.extend(book.pick(&ids).cloned());
     Ok((open, book))
+}
+
+/// Whether this drift was written down since the model was released last.
+async fn is_known_drift(tx: &mut SqliteConnection, model: &ModelId, drift: &Drift) -> Sql<bool> {
+    let sql = "SELECT 1 FROM event WHERE subject = ?1 AND what = ?2 \
+                 AND detail->>'kind' = ?4 AND detail->>'value' = ?5 AND event_id > coalesce(\
+                 (SELECT max(event_id) FROM event WHERE subject = ?1 AND what = ?3), 0) LIMIT 1";
+    let query = sqlx::query(sql).bind(model.as_str()).bind(audit::MODEL_DRIFT).bind(audit::MODEL_RELEASED);
+    let known = query.bind(drift.kind.as_str()).bind(&drift.value).fetch_optional(tx).await?;
+    Ok(known.is_some())
 }
 
 async fn sync_price(

@@ -309,17 +309,17 @@ pub(super) async fn quarantined(conn: &mut SqliteConnection) -> Sql<HashMap<Mode
     found.iter().map(|row| Ok((row.try_get::<&str, _>(0)?.into(), row.try_get(1)?))).collect()
 }
 
-/// Stops a model, unless it is stopped already: then the first reason stays.
+/// Stops a model, unless it is stopped already: then the first reason stays, and this answers `false`.
 pub(super) async fn quarantine(
     conn: &mut SqliteConnection,
     model: &ModelId,
     reason: &str,
     now: Wall,
-) -> Sql<()> {
+) -> Sql<bool> {
     let sql = "INSERT INTO breaker_state (model, state, reason, since) VALUES (?1, 'quarantined', ?2, ?3) \
                ON CONFLICT (model) DO NOTHING";
-    sqlx::query(sql).bind(model.as_str()).bind(reason).bind(now.0).execute(conn).await?;
-    Ok(())
+    let done = sqlx::query(sql).bind(model.as_str()).bind(reason).bind(now.0).execute(conn).await?;
+    Ok(done.rows_affected() > 0)
 }
 
 pub(super) async fn log(conn: &mut SqliteConnection, event: &Event) -> Sql<()> {

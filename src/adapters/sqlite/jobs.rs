@@ -10,7 +10,7 @@ use super::conclude::{self, ResultRow};
 use super::directory::change;
 use super::open::Store;
 use super::trouble::Sql;
-use super::{facts, park, purge, rows};
+use super::{facts, guard, park, purge, rows};
 use crate::policy::cancel::{self, Call};
 use crate::policy::text::{storable_key, without_nul};
 use crate::ports::jobs::{Cancel, JobFilter, JobRow, JobState, Purged, ReleaseFilter, Retention};
@@ -49,8 +49,11 @@ impl Jobs for Store {
         })
     }
 
-    async fn release(&self, _which: &ReleaseFilter, _who: &str) -> Result<u64, StoreError> {
-        Err(no_queue())
+    async fn release(&self, which: &ReleaseFilter, who: &str) -> Result<u64, StoreError> {
+        // The guard's jobs wait for a person's word, which whoever runs the files again will find.
+        let Some(label) = which.label else { return Err(no_queue()) };
+        let who = without_nul(who);
+        change!(self, |tx, now| guard::release(tx, which, label, &who, now).await?)
     }
 
     async fn release_due(&self, _limit: u32) -> Result<u64, StoreError> {
@@ -61,6 +64,7 @@ impl Jobs for Store {
         change!(self, |tx, _now| {
             let payloads = purge::payloads(tx, keep, now, limit).await?;
             let results = purge::results(tx, now - keep.result, limit).await?;
+            purge::cache(tx, now - keep.result, now).await?;
             let attempts = purge::attempts(tx, now - keep.attempt, now, limit).await?;
             Purged { payloads, results, attempts }
         })
@@ -92,7 +96,11 @@ async fn cancelled(
                FROM attempt WHERE project_id = ?1 AND job_id = ?2 AND generation = ?3 ORDER BY attempt_no";
     let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str()).bind(generation);
     let call = |row: &SqliteRow| -> Sql<Call> {
-        Ok(Call { past: park::past(row)?, begun_at: Wall(row.try_get(10)?), usage: rows::usage(row, 11)? })
+        Ok(Call {
+            past: park::past(row, false)?,
+            begun_at: Wall(row.try_get(10)?),
+            usage: rows::usage(row, 11)?,
+        })
     };
     let calls = query.fetch_all(tx).await?.iter().map(call).collect::<Sql<Vec<_>>>()?;
     Ok(cancel::cancelled(key, task, accepted_at, calls, who, now))

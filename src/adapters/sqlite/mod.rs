@@ -6,10 +6,13 @@
 //! works beside a run, from this process or another.
 
 mod begin;
+mod cache;
 mod check;
 mod conclude;
 mod directory;
+mod evidence;
 mod facts;
+mod guard;
 mod jobs;
 mod open;
 mod park;

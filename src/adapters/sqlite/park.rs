@@ -16,8 +16,9 @@ use crate::policy::book::Book;
 use crate::policy::text::{storable_key, without_nul};
 use crate::policy::{cancel, gate};
 use crate::ports::StoreError;
-use crate::types::ledger::{HoldState, Known, ParkReason, ParkRequest, Parked, PastAttempt};
+use crate::types::ledger::{HoldState, Known, KnownParked, ParkReason, ParkRequest, Parked, PastAttempt};
 use crate::types::outcome::AttemptSummary;
+use crate::types::route::HEDGE_MARK;
 use crate::types::{AttemptOutcome, JobKey, Status, Wall};
 
 /// A request to park with its key as the store knows it.
@@ -50,6 +51,7 @@ impl Step for Parking {
         let mut book = facts::open_windows(conn, &projects, session.run, now).await?;
         let (mut kept, mut created): (Vec<&Self>, HashMap<&JobKey, NewJob>) = Default::default();
         let mut cancelled: HashMap<&JobKey, ResultRow> = HashMap::new();
+        let mut came = Vec::new();
         let mut answers = Vec::with_capacity(items.len());
         for item in items {
             let known = jobs.get(&item.key);
@@ -63,6 +65,7 @@ impl Step for Parking {
                 kept.push(item);
             }
             if let Some(who) = request {
+                came.push(item);
                 cancelled.entry(&item.key).or_insert_with(|| cancelled_row(item, who, now));
             }
             if known.is_none() && (answer == Ok(Parked::Kept) || request.is_some()) {
@@ -73,6 +76,8 @@ impl Step for Parking {
         facts::insert_windows(conn, &book, &[]).await?;
         facts::insert_jobs(conn, &created.into_values().collect::<Vec<_>>()).await?;
         insert_parked(conn, now, &kept).await?;
+        came.extend(kept);
+        insert_payloads(conn, now, &came).await?;
         let cancelled: Vec<_> = cancelled.into_values().collect();
         conclude::write_results(conn, now, &cancelled).await?;
         Ok(answers)
@@ -152,21 +157,23 @@ async fn insert_parked(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]
                ON CONFLICT (project_id, job_id) DO UPDATE SET reason = excluded.reason, hold = excluded.hold, \
                  runs_for = excluded.runs_for, until = excluded.until, let_go_by = NULL, released_at = NULL";
     sqlx::query(sql).bind(rows::json(&values)?).bind(now.0).execute(&mut *conn).await?;
-    insert_payloads(conn, now, kept).await
+    Ok(())
 }
 
-/// Keeps the texts of jobs that came with one.
-async fn insert_payloads(conn: &mut SqliteConnection, now: Wall, kept: &[&Parking]) -> Sql<()> {
+/// Keeps the texts of jobs that came with one, also of those that were cancelled before they came.
+async fn insert_payloads(conn: &mut SqliteConnection, now: Wall, came: &[&Parking]) -> Sql<()> {
     let sql = "INSERT INTO job_payload \
                  (project_id, job_id, body, class, kept_at, reply_to, correlation_id, traceparent) \
-               SELECT project_id, job_id, ?3, class, ?4, reply_to, correlation_id, traceparent \
-               FROM parked WHERE project_id = ?1 AND job_id = ?2 \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
                ON CONFLICT (project_id, job_id) DO UPDATE SET kept_at = excluded.kept_at";
-    for Parking { key, request } in kept {
-        if let Some(source) = &request.job.source {
-            let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
-            query.bind(source.body.as_slice()).bind(now.0).execute(&mut *conn).await?;
-        }
+    let text = |text: Option<&'_ String>| text.map(|text| without_nul(text).into_owned());
+    for Parking { key, request } in came {
+        let Some(source) = &request.job.source else { continue };
+        let terms = &request.job.terms;
+        let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
+        let query = query.bind(source.body.as_slice()).bind(terms.class.as_str()).bind(now.0);
+        let query = query.bind(text(terms.reply_to.as_ref())).bind(text(source.correlation_id.as_ref()));
+        query.bind(text(source.traceparent.as_ref())).execute(&mut *conn).await?;
     }
     Ok(())
 }
@@ -234,11 +241,13 @@ async fn read_jobs(
     conn: &mut SqliteConnection,
     keys: &BTreeSet<&JobKey>,
 ) -> Sql<HashMap<JobKey, ([u8; 32], Found)>> {
-    let sql = "SELECT j.project_id, j.job_id, j.generation, j.body_hash, j.accepted_at, j.task, r.status \
+    let sql = "SELECT j.project_id, j.job_id, j.generation, j.body_hash, j.accepted_at, j.task, r.status, p.reason, \
+                 p.let_go_by IS NOT NULL \
                FROM json_each(?1) k \
                CROSS JOIN job j ON j.project_id = k.value->>'project' AND j.job_id = k.value->>'id' \
                LEFT JOIN result r ON r.project_id = j.project_id AND r.job_id = j.job_id \
                  AND r.generation = j.generation \
+               LEFT JOIN parked p ON p.project_id = j.project_id AND p.job_id = j.job_id \
                ORDER BY j.generation";
     let mut found = HashMap::new();
     for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
@@ -248,11 +257,17 @@ async fn read_jobs(
             same_body: false,
             finished: row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?,
             past: Vec::new(),
+            parked: known_parked(row.try_get(7)?, row.try_get(8)?)?,
         };
         let job = Found { known, task: row.try_get(5)? };
         found.insert(rows::key(&row)?, (rows::body_hash(&row, 3)?, job));
     }
     Ok(found)
+}
+
+fn known_parked(reason: Option<&str>, let_go: bool) -> Sql<Option<KnownParked>> {
+    let reason = reason.map(rows::from_json).transpose()?;
+    Ok(reason.map(|reason| KnownParked { reason, let_go }))
 }
 
 async fn read_attempts(
@@ -261,22 +276,22 @@ async fn read_attempts(
     found: &mut HashMap<JobKey, ([u8; 32], Found)>,
 ) -> Sql<()> {
     let sql = "SELECT a.project_id, a.job_id, a.generation, a.attempt_no, a.provider, a.model, a.outcome, a.counted, \
-                 a.provider_ms, a.state \
+                 a.provider_ms, a.state, instr(a.explanation, ?2) > 0 \
                FROM json_each(?1) k \
                CROSS JOIN attempt a ON a.project_id = k.value->>'project' AND a.job_id = k.value->>'id' \
                ORDER BY a.attempt_no";
-    for row in sqlx::query(sql).bind(rows::json(keys)?).fetch_all(conn).await? {
+    for row in sqlx::query(sql).bind(rows::json(keys)?).bind(HEDGE_MARK).fetch_all(conn).await? {
         let generation = rows::generation(row.try_get(2)?);
         if let Some((_, job)) =
             found.get_mut(&rows::key(&row)?).filter(|(_, job)| job.known.generation == generation)
         {
-            job.known.past.push(past(&row)?);
+            job.known.past.push(past(&row, row.try_get(10)?)?);
         }
     }
     Ok(())
 }
 
-pub(super) fn past(row: &SqliteRow) -> Sql<PastAttempt> {
+pub(super) fn past(row: &SqliteRow, hedge: bool) -> Sql<PastAttempt> {
     let state: HoldState = rows::word(row.try_get(9)?)?;
     let outcome = row.try_get::<Option<&str>, _>(6)?.map(rows::word).transpose()?;
     Ok(PastAttempt {
@@ -291,5 +306,6 @@ pub(super) fn past(row: &SqliteRow) -> Sql<PastAttempt> {
         },
         state,
         interrupted: outcome == Some(AttemptOutcome::Interrupted),
+        hedge,
     })
 }

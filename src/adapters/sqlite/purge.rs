@@ -43,9 +43,22 @@ pub(super) async fn results(tx: &mut SqliteConnection, before: Wall, limit: u32)
                      SELECT 1 FROM job j WHERE j.project_id = ?1 AND j.job_id = ?2)";
         sqlx::query(sql).bind(project).bind(job).execute(&mut *tx).await?;
     }
-    let sql = "DELETE FROM cancel_request WHERE at < ?1";
-    sqlx::query(sql).bind(before.0).execute(tx).await?;
+    for sql in ["DELETE FROM cancel_request WHERE at < ?1", "DELETE FROM feedback WHERE at < ?1"] {
+        sqlx::query(sql).bind(before.0).execute(&mut *tx).await?;
+    }
     Ok(u64::try_from(gone.len()).unwrap_or(u64::MAX))
+}
+
+/// Leaders whose answers are too old for anybody, and what is known of jobs that got an answer before
+/// `before`. A result that is thrown away is no answer from then on.
+pub(super) async fn cache(tx: &mut SqliteConnection, before: Wall, now: Wall) -> Sql<()> {
+    for (sql, at) in [
+        ("DELETE FROM cache_lead WHERE keep_until < ?1", now),
+        ("DELETE FROM cache_hit WHERE at < ?1", before),
+    ] {
+        sqlx::query(sql).bind(at.0).execute(&mut *tx).await?;
+    }
+    Ok(())
 }
 
 /// Attempts of purged jobs whose bill is known and whose windows are over. A window without end

@@ -10,7 +10,7 @@ use super::trouble::Sql;
 use super::{check, spend};
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
-    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, ResultFilter, SpendBy, SpendRow,
+    AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::{AttemptId, JobId, JobKey, JobResult, ProjectId, Wall};
@@ -33,6 +33,9 @@ macro_rules! attempt_columns {
          a.explanation"
     };
 }
+
+/// Calls that are looked through for recent ones: more than a minute of one process holds.
+const RECENT_MAX: i64 = 200_000;
 
 #[async_trait]
 impl Reports for Store {
@@ -59,6 +62,16 @@ impl Reports for Store {
     async fn spend(&self, by: SpendBy, since: Option<Wall>) -> Result<Vec<SpendRow>, StoreError> {
         let mut reads = self.reads.lock().await;
         spend::spend(&mut reads, by, since).await.map_err(|error| self.told(&error))
+    }
+
+    async fn recent_calls(&self, since: Wall) -> Result<Vec<RecentCall>, StoreError> {
+        let mut reads = self.reads.lock().await;
+        let sql = "SELECT provider, model, begun_at, CASE WHEN state = 'void' THEN 0 ELSE input_tokens + output_tokens END \
+                   FROM attempt WHERE attempt_seq > (SELECT coalesce(max(attempt_seq), 0) FROM attempt) - ?2 \
+                   AND begun_at >= ?1 ORDER BY begun_at";
+        let found = sqlx::query(sql).bind(since.0).bind(RECENT_MAX).fetch_all(&mut *reads).await;
+        let calls = found.and_then(|found| found.iter().map(recent_call).collect());
+        calls.map_err(|error| self.told(&error))
     }
 
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError> {
@@ -196,5 +209,14 @@ fn attempt_row(row: &SqliteRow) -> Sql<AttemptRow> {
         provider_ms: row.try_get::<Option<i64>, _>(20)?.map(rows::count).transpose()?,
         detail: row.try_get(21)?,
         explanation: row.try_get(22)?,
+    })
+}
+
+fn recent_call(row: &SqliteRow) -> Sql<RecentCall> {
+    Ok(RecentCall {
+        provider: row.try_get::<&str, _>(0)?.into(),
+        model: row.try_get::<&str, _>(1)?.into(),
+        begun_at: Wall(row.try_get(2)?),
+        tokens: row.try_get::<Option<i64>, _>(3)?.map(rows::count).transpose()?,
     })
 }

@@ -17,6 +17,7 @@ use crate::policy::book::Book;
 use crate::policy::{budget, text};
 use crate::ports::ledger::{Opened, SessionSpec};
 use crate::ports::{Ledger, StoreError, audit};
+use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::ledger::{
     Begin, BeginRequest, Concluded, Conclusion, HoldState, Known, ParkRequest, Parked,
 };
@@ -159,6 +160,10 @@ impl Ledger for Writer {
     ) -> Result<Option<Known>, StoreError> {
         let key = text::storable_key(key);
         self.ask(|reply| Request::Lookup { key, body_hash, redrive, reply }).await
+    }
+
+    async fn ask_cache(&self, ask: CacheAsk) -> Result<CacheAnswer, StoreError> {
+        self.ask(|reply| Request::AskCache(Box::new(ask), reply)).await
     }
 
     async fn heartbeat(&self) -> Result<(), StoreError> {

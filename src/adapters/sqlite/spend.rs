@@ -52,7 +52,32 @@ pub(super) async fn spend(
         SpendBy::Day => return by_calendar(conn, since, "%Y-%m-%d").await,
         SpendBy::Week => return by_calendar(conn, since, "%G-W%V").await,
     };
-    sqlx::query(sql).bind(since).fetch_all(conn).await?.iter().map(spend_row).collect()
+    let found = sqlx::query(sql).bind(since).fetch_all(&mut *conn).await?;
+    let rows = found.iter().map(spend_row).collect::<Sql<Vec<_>>>()?;
+    Ok(SpendRow::with_cached(rows, cached(conn, by, since).await?))
+}
+
+/// Jobs that got the answer of another, and those of them that waited for it.
+async fn cached(conn: &mut SqliteConnection, by: SpendBy, since: i64) -> Sql<Vec<(String, u64, u64)>> {
+    macro_rules! by {
+        ($key:literal) => {
+            concat!(
+                "SELECT ",
+                $key,
+                ", count(*), sum(h.followed) FROM cache_hit h WHERE h.at >= ?1 GROUP BY 1"
+            )
+        };
+    }
+    let sql = match by {
+        SpendBy::Project => by!("h.project_id"),
+        SpendBy::Task => by!("h.task"),
+        SpendBy::Model => by!("h.model"),
+        SpendBy::Provider => by!("h.provider"),
+        SpendBy::Outcome | SpendBy::Day | SpendBy::Week => return Ok(Vec::new()),
+    };
+    let found = sqlx::query(sql).bind(since).fetch_all(conn).await?;
+    let count = |row: &SqliteRow, at: usize| -> Sql<u64> { rows::count(row.try_get::<i64, _>(at)?) };
+    found.iter().map(|row| Ok((row.try_get(0)?, count(row, 1)?, count(row, 2)?))).collect()
 }
 
 /// Names each quarter of an hour in its project's time zone, then sums by those names.
@@ -91,5 +116,7 @@ fn spend_row(row: &SqliteRow) -> Sql<SpendRow> {
             output_tokens: count(9)?,
             reasoning_tokens: count(10)?,
         },
+        cached: 0,
+        followed: 0,
     })
 }

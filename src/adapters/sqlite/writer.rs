@@ -15,11 +15,13 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::begin::Beginning;
+use super::cache::Asking;
 use super::conclude::Concluding;
 use super::park::{Looking, Parking};
 use super::session::{self, Session};
 use super::trouble::{Sql, is_definite, told};
 use crate::ports::{Clock, StoreError, StoreErrorKind};
+use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::ledger::{Begin, BeginRequest, Concluded, Conclusion, Known, ParkRequest, Parked};
 use crate::types::{JobKey, Wall};
 
@@ -35,6 +37,7 @@ pub(super) enum Request {
     Conclude(Box<Conclusion>, Reply<Concluded>),
     Park(Box<ParkRequest>, Reply<Parked>),
     Lookup { key: JobKey, body_hash: [u8; 32], redrive: bool, reply: Reply<Option<Known>> },
+    AskCache(Box<CacheAsk>, Reply<CacheAnswer>),
     Heartbeat(Reply<()>),
     Close(Reply<()>),
 }
@@ -115,7 +118,7 @@ impl WriterTask {
 
     async fn answer(&mut self, queued: impl Iterator<Item = Request> + Send) {
         let (mut begins, mut concludes) = (Batch::new(), Batch::new());
-        let (mut parks, mut lookups) = (Batch::new(), Batch::new());
+        let (mut parks, mut lookups, mut asks) = (Batch::new(), Batch::new(), Batch::new());
         let (mut beats, mut closes) = (Vec::new(), Vec::new());
         for request in queued {
             match request {
@@ -125,6 +128,7 @@ impl WriterTask {
                 Request::Lookup { key, body_hash, redrive, reply } => {
                     lookups.push(Looking { key, body_hash, redrive }, reply);
                 }
+                Request::AskCache(item, reply) => asks.push(Asking::new(*item), reply),
                 Request::Heartbeat(reply) => beats.push(reply),
                 Request::Close(reply) => closes.push(reply),
             }
@@ -135,6 +139,7 @@ impl WriterTask {
         self.commit(unheard).await;
         self.commit(parks).await;
         self.commit(lookups).await;
+        self.commit(asks).await;
         for reply in beats {
             let answer = self.heartbeat().await;
             reply.send(answer).ok();

@@ -1,33 +1,19 @@
 //! Decimal text, as JSON writes numbers, to whole nano-dollars.
 
+use crate::policy::decimal::digits;
 use crate::types::NanoUsd;
 
 /// Reads dollars such as `0.00042` or `1.2e-05`, exactly, and rounds up to a whole nano-dollar.
 ///
-/// `None` for what is no number of at least zero or does not fit the ledger. Digit by digit,
-/// because a float would already have lost what the rounding direction promises.
+/// `None` for what is no number of at least zero or does not fit the ledger.
 pub(crate) fn nano_usd_up(text: &str) -> Option<NanoUsd> {
-    let text = text.trim();
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    if whole.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let significant = digits.trim_start_matches('0');
+    let (significant, power) = digits(text.trim())?;
     // Trailing zeros carry no value, only scale; without them any real amount is short.
     let kept = significant.trim_end_matches('0');
     if kept.is_empty() {
         return Some(NanoUsd::ZERO);
     }
-    let trailing = i32::try_from(significant.len() - kept.len()).ok()?;
-    let scale = 9_i32
-        .checked_add(exponent)?
-        .checked_add(trailing)?
-        .checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let scale = 9 + power + i64::try_from(significant.len() - kept.len()).ok()?;
     let nano = if scale >= 0 {
         let factor = 10_i128.checked_pow(u32::try_from(scale).ok()?)?;
         kept.parse::<i128>().ok()?.checked_mul(factor)?

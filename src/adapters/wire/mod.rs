@@ -16,7 +16,8 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+pub(crate) use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ports::reports::ParkedRow;
 use crate::types::ledger::CapReached;
-use crate::types::route::{Invalid, Lost, Reason};
+use crate::types::route::{Fallback, Invalid, Lost, Reason};
 use crate::types::{AttemptId, AttemptOutcome, JobKey, Usage};
 
 fn offer(model: &str, cost: Option<i64>, lost: Option<Lost>) -> Considered {
@@ -12,6 +12,8 @@ fn offer(model: &str, cost: Option<i64>, lost: Option<Lost>) -> Considered {
         provider: "sim".into(),
         cost: cost.map(NanoUsd),
         worst: cost.map(|cost| NanoUsd(cost * 10)),
+        success_cost: None,
+        quality: None,
         wait_ms: cost.map(|_| 0),
         finish_ms: cost.map(|_| 900),
         lost,
@@ -138,6 +140,7 @@ fn an_escalation_tells_the_validator_and_whose_answer_did_not_pass() {
     first.detail = Some("the answer of small-a did not validate: it is not JSON".into());
     let invalid = Invalid { model: "small-a".into(), why: "it is not JSON".into() };
     let explanation = Explanation {
+        rule: Some("trivial".to_owned()),
         reason: Reason::Escalated,
         offers: vec![
             offer("large-c", Some(9_000_000), None),
@@ -145,6 +148,7 @@ fn an_escalation_tells_the_validator_and_whose_answer_did_not_pass() {
         ],
         validator: Some("json".into()),
         invalid: vec![invalid],
+        fallback: None,
     };
     let second = AttemptRow {
         n: 2,
@@ -159,6 +163,7 @@ fn an_escalation_tells_the_validator_and_whose_answer_did_not_pass() {
         "    detail: the answer of small-a did not validate: it is not JSON",
         "    chosen: the next better model after an invalid answer ($0.009 expected, at most $0.09; answer in 900 ms)",
         "    because: the answer of small-a did not validate: it is not JSON",
+        "    rule about its input: trivial",
         "    validator: json",
         "    not small-a at sim: its answer to this job did not validate",
     ] {
@@ -167,4 +172,35 @@ fn an_escalation_tells_the_validator_and_whose_answer_did_not_pass() {
     let json = serde_json::to_value(view(&job)).unwrap();
     assert_eq!(json["attempts"][1]["explanation"]["invalid"][0]["model"], "small-a");
     assert_eq!(json["attempts"][1]["explanation"]["validator"], "json");
+}
+
+#[test]
+fn a_hedge_tells_when_it_was_due_and_who_it_went_to() {
+    let fallback = Fallback {
+        model: "quick-q".into(),
+        provider: "sim".into(),
+        worst: Some(NanoUsd(12_000_000)),
+        finish_ms: 900,
+        overdue_ms: Some(3000),
+        escalate_at: Some(Wall(8_000_000)),
+    };
+    let planned = Explanation { fallback: Some(fallback), ..Explanation::default() };
+    let hedge = Explanation {
+        reason: Reason::Hedge,
+        offers: vec![offer("quick-q", Some(900_000), None), offer("small-a", None, Some(Lost::Running))],
+        ..Explanation::default()
+    };
+    let row = |n: u32, explanation: &Explanation| AttemptRow {
+        n,
+        explanation: serde_json::to_string(explanation).unwrap(),
+        ..attempt(HoldState::Settled, 431_000)
+    };
+    let text = text(&job(vec![row(1, &planned), row(2, &hedge)], None), &TimeZone::UTC);
+    for line in [
+        "    fallback: quick-q at sim, after 3.0 s without an answer or at 1970-01-01 00:00:08 UTC for the deadline (answer in 900 ms, at most $0.012)",
+        "    chosen: a hedge: the fastest other model, beside a call that had no answer yet ($0.0009 expected, at most $0.009; answer in 900 ms)",
+        "    not small-a at sim: its call is the one under way",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} in {text}");
+    }
 }

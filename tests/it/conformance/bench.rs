@@ -10,7 +10,7 @@ use outlay::adapters::sqlite::{Mode, Store};
 use outlay::policy::budget::Window;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, Reconcile, SessionSpec};
-use outlay::ports::{Clock, Directory, Jobs, Ledger, Outbox, Reports};
+use outlay::ports::{Breakers, Clock, Directory, GuardBook, Jobs, Ledger, Outbox, Reports, Shared};
 use outlay::types::job::{Class, Source};
 use outlay::types::ledger::{
     Begin, BeginRequest, Caps, Concluded, Conclusion, Known, Next, OnCap, ParkReason, ParkRequest, Parked,
@@ -49,6 +49,8 @@ pub(crate) struct Bench {
     pub(crate) reports: Arc<dyn Reports>,
     pub(crate) reconcile: Arc<dyn Reconcile>,
     pub(crate) jobs: Arc<dyn Jobs>,
+    pub(crate) shared: Arc<dyn Shared>,
+    pub(crate) guard: Arc<dyn GuardBook>,
     outbox: Option<Arc<dyn Outbox>>,
     attempts: AtomicU64,
 }
@@ -89,7 +91,9 @@ impl Bench {
         let (session, _) = store.session(&spec(None));
         let (directory, reports, reconcile, jobs) =
             (store.clone(), store.clone(), store.clone(), store.clone());
+        let guard: Arc<dyn GuardBook> = Arc::new(store.clone());
         let bench = Self {
+            shared: Arc::new(store.clone()),
             kind: Kind::Memory(store),
             clock,
             outbox: Some(Arc::new(session.clone())),
@@ -98,6 +102,7 @@ impl Bench {
             reports: Arc::new(reports),
             reconcile: Arc::new(reconcile),
             jobs: Arc::new(jobs),
+            guard,
             attempts: AtomicU64::new(1),
         };
         bench.directory.seed_projects(&seeds()).await.expect("seeds");
@@ -119,6 +124,8 @@ impl Bench {
             reports: Arc::<Store>::clone(&store),
             reconcile: Arc::<Store>::clone(&store),
             jobs: Arc::<Store>::clone(&store),
+            shared: Arc::<Store>::clone(&store),
+            guard: Arc::<Store>::clone(&store),
             outbox: None,
             attempts: AtomicU64::new(1),
             kind: Kind::Sqlite { store, folder, task },
@@ -143,6 +150,8 @@ impl Bench {
             reports: Arc::<postgres::Store>::clone(&store),
             reconcile: Arc::<postgres::Store>::clone(&store),
             jobs: Arc::<postgres::Store>::clone(&store),
+            shared: Arc::<postgres::Store>::clone(&store),
+            guard: Arc::<postgres::Store>::clone(&store),
             outbox: Some(Arc::new(writer.clone())),
             attempts: AtomicU64::new(1),
             kind: Kind::Postgres { store, database, writer, tasks },
@@ -295,6 +304,15 @@ impl Bench {
             runs_for: Duration::from_secs(120),
         };
         self.ledger.park(request).await.expect("an answer")
+    }
+
+    /// Where a fleet's breakers are.
+    pub(crate) fn breakers(&self) -> &dyn Breakers {
+        match &self.kind {
+            Kind::Memory(store) => store,
+            Kind::Postgres { store, .. } => &**store,
+            Kind::Sqlite { .. } => panic!("no fleet shares a file"),
+        }
     }
 
     pub(crate) fn outbox(&self) -> &dyn Outbox {

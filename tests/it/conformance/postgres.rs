@@ -3,6 +3,7 @@
 mod admin;
 mod model;
 mod sessions;
+mod shares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

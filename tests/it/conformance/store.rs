@@ -41,8 +41,13 @@ macro_rules! exercise_fleet {
 }
 
 mod books;
+mod breakers;
+mod cache;
 mod caps;
+mod drifts;
 mod ends;
+mod evidence;
+mod guard;
 mod jobs;
 mod release;
 

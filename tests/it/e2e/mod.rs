@@ -3,10 +3,14 @@
 //! Every test has a database and a queue prefix of its own. What stops, restarts or starves a service
 //! runs on private instances, in `faults`.
 
+mod cache;
 mod cap;
+mod drift;
 mod faults;
+mod guard;
 mod invalid;
 mod main_path;
+mod outage;
 mod poison;
 mod private;
 mod stops;

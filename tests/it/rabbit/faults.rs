@@ -22,7 +22,8 @@ async fn on_broker(rabbit: &Rabbit, role: &str, expression: &str) -> bool {
          lists:keyfind(<<\"connection_name\">>, 1, Ps) =:= {{<<\"connection_name\">>, longstr, <<\"{name}\">>}}], \
          true = length(Conns) > 0, {expression}, ok."
     );
-    let ran = Command::new("rabbitmqctl").args(["-q", "eval", &eval]).output().await;
+    let services = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services.sh");
+    let ran = Command::new(services).args(["ctl", "rabbitmqctl", "-q", "eval", &eval]).output().await;
     match ran {
         Ok(output) if output.status.success() => true,
         other if std::env::var("REQUIRE_SERVICES").as_deref() == Ok("1") => panic!("{other:?}"),

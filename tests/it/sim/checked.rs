@@ -8,11 +8,12 @@ use outlay::adapters::memory::{Memory, Session};
 use outlay::adapters::simulated::Simulated;
 use outlay::ports::provider::{Call, Provider, RateFacts, Reply};
 use outlay::ports::{Clock, Ledger, StoreError};
+use outlay::types::cache::{CacheAnswer, CacheAsk};
 use outlay::types::ledger::{Begin, BeginRequest, Concluded, Conclusion, Known, ParkRequest, Parked};
 use outlay::types::{JobKey, Wall};
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Book, Fault};
+use super::world::{Book, Fault, Spoils};
 
 /// The ledger in memory, looked at after every operation.
 pub(super) struct CheckedLedger {
@@ -78,6 +79,11 @@ impl Ledger for CheckedLedger {
         answer
     }
 
+    async fn ask_cache(&self, ask: CacheAsk) -> Result<CacheAnswer, StoreError> {
+        self.alive().await;
+        self.inner.ask_cache(ask).await
+    }
+
     async fn heartbeat(&self) -> Result<(), StoreError> {
         self.alive().await;
         self.inner.heartbeat().await
@@ -94,9 +100,12 @@ impl Ledger for CheckedLedger {
 /// The simulation, which may be called only with a durable hold.
 pub(super) struct CheckedProvider {
     pub(super) inner: Arc<Simulated>,
+    /// How much longer a call takes.
+    pub(super) stall: fn(&Call) -> Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fault: Fault,
     pub(super) fault_takes: Duration,
+    pub(super) spoils: Spoils,
     pub(super) book: Arc<Book>,
     pub(super) crash: CancellationToken,
 }
@@ -118,7 +127,15 @@ impl Provider for CheckedProvider {
             self.clock.sleep_until(now.mono + took).await;
             return Reply { outcome: Err(failure), limits: RateFacts::default(), took };
         }
-        let reply = self.inner.complete(call, wall).await;
+        let mut reply = self.inner.complete(call, wall).await;
+        if let (true, Ok(answer)) = ((self.spoils)(call, now), &mut reply.outcome) {
+            answer.output = Some("?".to_owned());
+        }
+        let stall = (self.stall)(call);
+        if reply.outcome.is_ok() && !stall.is_zero() {
+            self.clock.sleep_until(self.clock.now().mono + stall).await;
+            reply.took += stall;
+        }
         if self.crash.is_cancelled() {
             std::future::pending::<()>().await;
         }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use outlay::policy::validate::Validator;
 use outlay::types::{AttemptOutcome, ErrorCode, JobKey, ModelId, NanoUsd, Status};
 
-use super::world::{ATTEMPTS_MAX, Setup, World, again, jobs, with_duplicates};
+use super::deliveries::{again, jobs, with_duplicates};
+use super::world::{ATTEMPTS_MAX, Setup, World};
 use super::{SEEDS, failing, failures};
 
 /// "simulated answer of 100 tokens by small-a": one of two digits is too short, about one in three.

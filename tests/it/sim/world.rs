@@ -2,50 +2,54 @@
 //! what is done to it. A check that fails inside the engine would be caught there as any panic is,
 //! so what is wrong is written down, and told by [`World::assert_sound`].
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use outlay::adapters::clock::SystemClock;
 use outlay::adapters::memory::Memory;
 use outlay::adapters::simulated::{Simulated, SimulatedOptions};
 use outlay::engine::fleet::{Fleet, ProviderSpec};
 use outlay::engine::janitor::Chores;
-use outlay::engine::{Engine, EngineParts, Rules, TaskTerms, Tasks, consumer, janitor};
+use outlay::engine::{Engine, EngineParts, GuardParts, Rules, TaskTerms, Tasks, consumer, janitor};
 use outlay::policy::admission::Limits;
 use outlay::policy::breaker::Transition;
+use outlay::policy::cache::CacheUse;
+use outlay::policy::guard;
+use outlay::policy::hedge::HedgeAfter;
 use outlay::policy::route::TaskRules;
 use outlay::policy::validate::Validator;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, SessionSpec};
 use outlay::ports::provider::{Call, CallFailure, Provider};
-use outlay::ports::queue::{Delivery, Fate, Payload, QueueError, Receipt};
+use outlay::ports::queue::Delivery;
 use outlay::ports::reports::{AttemptRow, ResultFilter};
 use outlay::ports::{Clock, Directory, Happened, Ledger, Observer, Queue, Reports};
-use outlay::types::catalogue::{Offer, Prices, Tier, Tokenizer};
+use outlay::types::catalogue::Offer;
+use outlay::types::evidence::{PinBy, Share};
 use outlay::types::ledger::{Caps, OnCap, WindowKind};
-use outlay::types::{
-    AttemptId, Job, JobKey, JobResult, Mono, NanoUsd, Now, PicoUsdPerToken, ProjectId, Status, Wall,
-};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use tokio::sync::{Notify, watch};
+use outlay::types::{AttemptId, Job, JobKey, JobResult, Mono, NanoUsd, Now, ProjectId, Status};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::checked::{CheckedLedger, CheckedProvider};
+use super::offers::{offer, offer_at};
+use super::queue::VecQueue;
 use crate::support;
 
 pub(super) const PROJECT: &str = "inbox";
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// Calls at once.
 pub(super) const SLOTS: usize = 16;
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Fails a call in the provider's stead, or panics as a broken adapter would.
 pub(super) type Fault = Arc<dyn Fn(&Call, Now) -> Option<CallFailure> + Send + Sync>;
+
+/// Whether an answer is to be made worthless.
+pub(super) type Spoils = Arc<dyn Fn(&Call, Now) -> bool + Send + Sync>;
 
 /// What a scenario is made of.
 pub(super) struct Setup {
@@ -60,6 +64,31 @@ pub(super) struct Setup {
     pub(super) hold_max: Option<Duration>,
     /// What an answer must be.
     pub(super) validate: Validator,
+    /// Which answers are worth nothing.
+    pub(super) spoils: Spoils,
+    pub(super) quality_floor: Option<Share>,
+    pub(super) pin: PinBy,
+    /// When jobs use the cache.
+    pub(super) cache: CacheUse,
+    /// The loop guard's thresholds; none without it.
+    pub(super) guard: Option<guard::Settings>,
+    /// A quick and dear model beside a cheap one, and calls that get a second one beside them.
+    pub(super) hedging: Option<Hedging>,
+}
+
+/// How calls are hedged.
+#[derive(Clone)]
+pub(super) struct Hedging {
+    /// The quick model's provider; its prices are two and a half times the cheap one's.
+    pub(super) quick: SimulatedOptions,
+    pub(super) share_ppm: u32,
+    pub(super) after: Option<HedgeAfter>,
+    /// How much longer a call takes: a stall.
+    pub(super) stall: fn(&Call) -> Duration,
+    /// Jobs come one by one, this far apart, and find a slot.
+    pub(super) arrive: Option<Duration>,
+    /// The longest a call may take.
+    pub(super) timeout: Duration,
 }
 
 impl Setup {
@@ -74,6 +103,12 @@ impl Setup {
             fault_takes: Duration::ZERO,
             hold_max: None,
             validate: Validator::None,
+            spoils: Arc::new(|_, _| false),
+            quality_floor: None,
+            pin: PinBy::None,
+            cache: CacheUse::Never,
+            guard: None,
+            hedging: None,
         }
     }
 }
@@ -94,6 +129,10 @@ pub(super) struct Seen {
     pub(super) waits: u32,
     /// How often a provider's own breaker opened.
     pub(super) opened: u32,
+    /// Calls that are no hedge, hedges, and those that won.
+    pub(super) alone: u32,
+    pub(super) hedges: u32,
+    pub(super) won: u32,
     wrong: Vec<String>,
 }
 
@@ -110,7 +149,7 @@ impl Book {
     }
 
     /// A number that was not given out before.
-    fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -126,6 +165,8 @@ pub(super) struct World {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) store: Memory,
     pub(super) provider: Arc<Simulated>,
+    /// The quick one.
+    pub(super) quick: Arc<Simulated>,
     book: Arc<Book>,
     setup: Setup,
 }
@@ -143,67 +184,127 @@ impl World {
         };
         store.seed_projects(&[seed]).await.expect("a new project");
         let provider = Arc::new(Simulated::new(setup.simulated.clone(), Arc::clone(&clock)));
+        let quick = setup.hedging.as_ref().map_or_else(SimulatedOptions::default, |with| with.quick.clone());
+        let quick = Arc::new(Simulated::new(quick, Arc::clone(&clock)));
         let book = Arc::new(Book {
             seen: Mutex::default(),
             ended: watch::Sender::new(0),
             numbers: AtomicU64::new(1),
         });
-        Self { clock, store, provider, book, setup }
+        Self { clock, store, provider, quick, book, setup }
     }
 
     /// A new session and an engine on it, ready to take these deliveries.
     pub(super) async fn open(&self, deliveries: Vec<Delivery>) -> Run {
         let (session, opened) = self.store.session(&SessionSpec::default());
-        let (crash, tasks) = (CancellationToken::new(), Tasks::new());
+        let crash = CancellationToken::new();
         let (book, store) = (Arc::clone(&self.book), self.store.clone());
         let ledger = CheckedLedger { inner: session, store, book, crash: crash.clone() };
-        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
-        let provider = CheckedProvider {
-            inner: Arc::clone(&self.provider),
+        let offers = match &self.setup.hedging {
+            Some(Hedging { timeout, .. }) => vec![
+                offer_at("cheap", "sim", 250_000, 2_000_000, *timeout),
+                offer_at("quick", "quick", 625_000, 5_000_000, *timeout),
+            ],
+            None => vec![offer("small-a", 250_000, 2_000_000), offer("small-b", 300_000, 2_500_000)],
+        };
+        self.engine(Arc::new(ledger), opened, crash, offers, deliveries).await
+    }
+
+    /// Another engine that knows nothing of the first but what the store tells it.
+    pub(super) async fn beside(&self, run: &Run, offers: Vec<Arc<Offer>>, jobs: Vec<Delivery>) -> Run {
+        let (ledger, opened, crash) = (Arc::clone(&run.ledger), run.opened.clone(), run.crash.clone());
+        self.engine(ledger, opened, crash, offers, jobs).await
+    }
+
+    async fn engine(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        opened: Opened,
+        crash: CancellationToken,
+        offers: Vec<Arc<Offer>>,
+        deliveries: Vec<Delivery>,
+    ) -> Run {
+        let tasks = Tasks::new();
+        let hedging = self.setup.hedging.as_ref();
+        let checked = |inner: &Arc<Simulated>| CheckedProvider {
+            inner: Arc::clone(inner),
+            stall: hedging.map_or(|_| Duration::ZERO, |with| with.stall),
             clock: Arc::clone(&self.clock),
             fault: Arc::clone(&self.setup.fault),
             fault_takes: self.setup.fault_takes,
+            spoils: Arc::clone(&self.setup.spoils),
             book: Arc::clone(&self.book),
             crash: crash.clone(),
         };
         let limit = self.setup.requests_per_minute.and_then(NonZeroU32::new);
-        let spec = ProviderSpec {
-            id: "sim".into(),
+        let timeout = hedging.map_or(TIMEOUT, |with| with.timeout);
+        let arrive = hedging.and_then(|with| with.arrive);
+        let slots = if arrive.is_some() { 10_000 } else { 32 };
+        let spec = |id: &str| ProviderSpec {
+            id: id.into(),
             limits: Limits { requests_per_minute: limit, tokens_per_minute: None },
-            max_concurrent: SLOTS,
-            timeout: TIMEOUT,
+            model_limits: HashMap::new(),
+            max_concurrent: if arrive.is_some() { slots } else { SLOTS },
+            timeout,
         };
-        let offers = vec![offer("small-a", 250_000, 2_000_000), offer("small-b", 300_000, 2_500_000)];
-        let validate = self.setup.validate.clone();
-        let rules = TaskRules { max_output_tokens: Some(200), validate, ..TaskRules::default() };
+        let provider = |inner| Arc::new(checked(inner)) as Arc<dyn Provider>;
+        let rules = TaskRules {
+            max_output_tokens: Some(200),
+            validate: self.setup.validate.clone(),
+            quality_floor: self.setup.quality_floor,
+            pin: self.setup.pin,
+            hedge_after: hedging.and_then(|with| with.after),
+            ..TaskRules::default()
+        };
         let engine = Arc::new(Engine::new(EngineParts {
             clock: Arc::clone(&self.clock),
             ledger: Arc::clone(&ledger),
             directory: Arc::new(self.store.clone()),
-            providers: HashMap::from([("sim".into(), Arc::new(provider) as Arc<dyn Provider>)]),
-            fleet: Fleet::new(Arc::clone(&self.clock), &[spec], offers),
+            shared: Arc::new(self.store.clone()),
+            providers: HashMap::from([
+                ("sim".into(), provider(&self.provider)),
+                ("quick".into(), provider(&self.quick)),
+            ]),
+            fleet: Fleet::new(Arc::clone(&self.clock), &[spec("sim"), spec("quick")], offers),
             rules: Rules {
                 deaths_count: true,
                 hold_max: self.setup.hold_max,
-                defaults: TaskTerms { rules, deadline: None, attempts_max: ATTEMPTS_MAX },
-                unbilled_errors: HashMap::from([("sim".into(), vec![500, 503])]),
+                defaults: TaskTerms {
+                    rules,
+                    deadline: None,
+                    attempts_max: ATTEMPTS_MAX,
+                    cache: self.setup.cache,
+                },
+                unbilled_errors: HashMap::from([
+                    ("sim".into(), vec![500, 503]),
+                    ("quick".into(), vec![500, 503]),
+                ]),
+                hedge_share_ppm: hedging.map_or(0, |with| with.share_ppm),
                 ..Rules::default()
             },
-            observer: Arc::new(Watch(Arc::clone(&self.book))),
+            observer: Arc::new(Watch(Arc::clone(&self.book), hedging.map_or(0, |with| with.share_ppm))),
             tasks: tasks.clone(),
+            guard: self.setup.guard.clone().map(|settings| GuardParts {
+                book: Arc::new(self.store.clone()),
+                settings,
+                modes: HashMap::new(),
+                keep_lineages: Duration::from_secs(90 * 86_400),
+            }),
         }));
         engine.refresh().await.expect("a store in memory");
-        let queue = VecQueue {
-            clock: Arc::clone(&self.clock),
-            waiting: Mutex::new(deliveries.into()),
-            taken: Mutex::default(),
-            later: Mutex::default(),
-            settled: Notify::new(),
-            book: Arc::clone(&self.book),
+        let now = self.clock.now().wall;
+        let at = |(n, delivery): (usize, Delivery)| {
+            (now + arrive.unwrap_or_default() * u32::try_from(n).expect("few"), delivery)
         };
+        let (waiting, later): (Vec<_>, Vec<_>) = match arrive {
+            None => (deliveries, Vec::new()),
+            Some(_) => (Vec::new(), deliveries.into_iter().enumerate().map(at).collect()),
+        };
+        let queue = VecQueue::new(Arc::clone(&self.clock), waiting, later, Arc::clone(&self.book));
         Run {
             engine,
             queue: Arc::new(queue),
+            slots,
             ledger,
             reports: Arc::new(self.store.clone()),
             tasks,
@@ -249,7 +350,8 @@ impl World {
     pub(super) async fn attempts(&self, jobs: &[Arc<Job>]) -> Vec<AttemptRow> {
         let mut rows = Vec::new();
         for job in jobs {
-            let history = self.store.history(&job.key.id, None).await.expect("a store in memory");
+            let JobKey { project, id } = &job.key;
+            let history = self.store.history(id, Some(project)).await.expect("a store in memory");
             rows.extend(history.into_iter().flat_map(|history| history.attempts));
         }
         rows
@@ -269,9 +371,9 @@ impl World {
         assert_eq!(self.store.check().await, Ok(Vec::new()));
         let counted: HashMap<_, _> =
             self.attempts(jobs).await.into_iter().map(|row| (row.attempt, row.counted_usd)).collect();
-        for (attempt, bill) in &self.provider.bills().attempts {
+        for (attempt, bill) in [&self.provider, &self.quick].iter().flat_map(|p| p.bills().attempts) {
             assert_eq!(bill.calls, 1, "{attempt:?}");
-            assert!(counted.get(attempt).is_some_and(|counted| bill.billed <= *counted), "{bill:?}");
+            assert!(counted.get(&attempt).is_some_and(|counted| bill.billed <= *counted), "{bill:?}");
         }
         let results = self.results().await;
         let mut outcomes: Vec<JobKey> = results.iter().map(key_of).collect();
@@ -295,28 +397,11 @@ fn is_total(window: &outlay::policy::budget::Window) -> bool {
     window.kind == WindowKind::Total && window.project == ProjectId::from(PROJECT)
 }
 
-fn offer(id: &str, input: i64, output: i64) -> Arc<Offer> {
-    let (input, output) = (PicoUsdPerToken(input), PicoUsdPerToken(output));
-    Arc::new(Offer {
-        id: id.into(),
-        provider: "sim".into(),
-        name: id.into(),
-        tier: Tier::Small,
-        context_tokens: 100_000,
-        max_output_tokens: 1000,
-        prices: Some(Prices { input, cached_input: input, cache_write: input, output }),
-        price_version: 1,
-        serves: Vec::new(),
-        tokenizer: Tokenizer::Bytes,
-        timeout: TIMEOUT,
-        simulated: true,
-    })
-}
-
 /// One session and its engine.
 pub(super) struct Run {
     engine: Arc<Engine>,
     queue: Arc<dyn Queue>,
+    slots: usize,
     ledger: Arc<dyn Ledger>,
     reports: Arc<dyn Reports>,
     tasks: Tasks,
@@ -327,20 +412,31 @@ pub(super) struct Run {
 impl Run {
     /// Takes every delivery and waits for all that was begun.
     pub(super) async fn to_the_end(&self) {
+        self.through().await;
+        self.end().await;
+    }
+
+    /// Ends the session.
+    pub(super) async fn end(&self) {
+        self.ledger.close().await.expect("a store in memory");
+        assert_eq!(self.engine.fatal(), None);
+    }
+
+    /// The same, with the session left open for whoever else uses it.
+    pub(super) async fn through(&self) {
         let chores = Chores { reports: Arc::clone(&self.reports), fleet: None };
         let janitor = self.tasks.spawn_service(janitor::keep(Arc::clone(&self.engine), chores));
-        consumer::consume(&self.engine, &self.queue, 32).await.expect("a queue in memory");
+        consumer::consume(&self.engine, &self.queue, self.slots).await.expect("a queue in memory");
         assert!(self.tasks.drain(Duration::from_secs(86_400)).await, "the run hangs");
         self.tasks.stop();
         janitor.await.expect("a janitor that does not panic");
-        self.ledger.close().await.expect("a store in memory");
-        assert_eq!(self.engine.fatal(), None);
+        self.engine.share_experience().await.expect("a store in memory");
     }
 
     /// Takes deliveries until `stop`, then as a person's interrupt: what runs goes on, all else ends.
     pub(super) async fn until(&self, stop: impl Future<Output = ()>) {
         let consume = async {
-            consumer::consume(&self.engine, &self.queue, 32).await.expect("a queue in memory");
+            consumer::consume(&self.engine, &self.queue, self.slots).await.expect("a queue in memory");
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -362,120 +458,8 @@ impl Run {
     }
 }
 
-/// Jobs of the one project.
-pub(super) fn jobs(n: u32) -> Vec<Arc<Job>> {
-    let body = |n: u32| u8::try_from(n % 251).expect("small");
-    (0..n).map(|n| support::job(PROJECT, &format!("job-{n}"), body(n))).collect()
-}
-
-fn delivery(job: &Arc<Job>, redelivered: bool) -> Delivery {
-    Delivery {
-        payload: Payload::Job(Arc::clone(job)),
-        redelivered,
-        redriven: false,
-        receipt: Receipt(0),
-        place: None,
-    }
-}
-
-/// Every job once, and one in five a second time at some later place.
-pub(super) fn with_duplicates(jobs: &[Arc<Job>], seed: u64) -> Vec<Delivery> {
-    let mut rng = SmallRng::seed_from_u64(seed);
-    let mut deliveries: Vec<_> = jobs.iter().map(|job| delivery(job, false)).collect();
-    for job in jobs.iter().enumerate().filter(|(n, _)| n % 5 == 0) {
-        let at = rng.random_range(job.0..=deliveries.len());
-        deliveries.insert(at.max(job.0 + 1), delivery(job.1, at % 2 == 0));
-    }
-    deliveries
-}
-
-/// Every job again.
-pub(super) fn again(jobs: &[Arc<Job>]) -> Vec<Delivery> {
-    jobs.iter().map(|job| delivery(job, true)).collect()
-}
-
-/// Deliveries in order, then those that were put off, each when its time has come.
-struct VecQueue {
-    clock: Arc<dyn Clock>,
-    waiting: Mutex<VecDeque<Delivery>>,
-    taken: Mutex<HashMap<Receipt, Delivery>>,
-    later: Mutex<Vec<(Wall, Delivery)>>,
-    settled: Notify,
-    book: Arc<Book>,
-}
-
-impl VecQueue {
-    /// What can be taken now, or when to look again; `None` when nothing will come any more.
-    fn look(&self) -> Option<Result<Delivery, Option<Wall>>> {
-        if let Some(delivery) = lock(&self.waiting).pop_front() {
-            return Some(Ok(delivery));
-        }
-        let mut later = lock(&self.later);
-        let next = (0..later.len()).min_by_key(|at| later[*at].0);
-        match next {
-            Some(at) if later[at].0 <= self.clock.now().wall => {
-                let delivery = later.swap_remove(at).1;
-                Some(Ok(Delivery { redelivered: true, ..delivery }))
-            }
-            Some(at) => Some(Err(Some(later[at].0))),
-            None if lock(&self.taken).is_empty() => None,
-            None => Some(Err(None)),
-        }
-    }
-}
-
-#[async_trait]
-impl Queue for VecQueue {
-    async fn next(&self) -> Result<Option<Delivery>, QueueError> {
-        loop {
-            let settled = self.settled.notified();
-            match self.look() {
-                None => return Ok(None),
-                Some(Ok(delivery)) => {
-                    let mut taken = lock(&self.taken);
-                    let receipt = Receipt(self.book.number());
-                    taken.insert(receipt, delivery.clone());
-                    return Ok(Some(Delivery { receipt, ..delivery }));
-                }
-                Some(Err(at)) => {
-                    let now = self.clock.now();
-                    let at = at.map_or(now.mono + Duration::from_secs(3600), |at| now.mono_at(at));
-                    tokio::select! {
-                        () = settled => {}
-                        () = self.clock.sleep_until(at) => {}
-                    }
-                }
-            }
-        }
-    }
-
-    async fn settle(&self, receipt: Receipt, fate: Fate) -> Result<(), QueueError> {
-        let Some(delivery) = lock(&self.taken).remove(&receipt) else {
-            return Err(QueueError("settled twice".to_owned()));
-        };
-        match fate {
-            Fate::Settled => {}
-            Fate::Returned => self.book.seen().returned += 1,
-            Fate::Later { until } => {
-                self.book.seen().put_off += 1;
-                lock(&self.later).push((until, delivery));
-            }
-            Fate::Dead { reason } => {
-                if let Payload::Job(job) = &delivery.payload {
-                    self.book.seen().dead.push((job.key.clone(), reason));
-                }
-            }
-        }
-        self.settled.notify_one();
-        Ok(())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Watch(Arc<Book>);
+/// Writes down what is heard; the number is the share of calls that may be hedged, in millionths.
+struct Watch(Arc<Book>, u32);
 
 impl Observer for Watch {
     fn hear(&self, happened: &Happened<'_>) {
@@ -487,6 +471,20 @@ impl Observer for Watch {
             Happened::Breaker { model: None, transition: Transition::Opened { .. }, .. } => {
                 self.0.seen().opened += 1;
             }
+            Happened::CallStarted { .. } => self.0.seen().alone += 1,
+            Happened::Hedge { won: false, .. } => {
+                let (alone, hedges) = {
+                    let mut seen = self.0.seen();
+                    // Its own start was heard as one of a call.
+                    seen.alone -= 1;
+                    seen.hedges += 1;
+                    (u64::from(seen.alone), u64::from(seen.hedges))
+                };
+                self.0.insist(hedges * 1_000_000 <= alone * u64::from(self.1), || {
+                    format!("{hedges} hedges to {alone} calls")
+                });
+            }
+            Happened::Hedge { won: true, .. } => self.0.seen().won += 1,
             _ => {}
         }
     }

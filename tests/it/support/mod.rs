@@ -92,6 +92,7 @@ pub(crate) fn result(key: &JobKey, status: Status, cost: i64) -> Box<JobResult> 
         cost_usd: NanoUsd(cost),
         presumed_usd: NanoUsd::ZERO,
         cached: false,
+        cached_from: None,
         late: false,
         timing: Timing { finished_at: wall("2026-11-21T12:00:00Z"), ..Timing::default() },
         metadata: None,

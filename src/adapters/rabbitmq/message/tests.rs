@@ -39,8 +39,10 @@ fn a_job_survives_the_way() {
     let sent = job_message(&names(), message()).expect("it fits");
     assert_eq!((sent.exchange.as_str(), sent.routing_key.as_str(), sent.mandatory), ("t.jobs", "bulk", true));
     let carried = Carried::read(&sent.properties, false);
-    assert!(!carried.seen && !carried.redriven);
+    assert!(carried.seen && !carried.redriven, "whatever says when it first came has been here before");
     assert_eq!(carried.first_enqueued(), Some(Wall(1_500_000)));
+    let new = job_message(&names(), JobMessage { first_enqueued: None, ..message() }).expect("it fits");
+    assert!(!Carried::read(&new.properties, false).seen);
     let job = read_job(&carried, sent.body.to_vec(), &Known::default()).expect("a job");
     assert_eq!(job.key.to_string(), "inbox/mail-1");
     assert_eq!(job.terms.reply_to.as_deref(), Some("answers"));

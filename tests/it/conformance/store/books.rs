@@ -1,5 +1,6 @@
 //! What admins and reports see.
 
+use outlay::ports::Clock;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::reports::{ResultFilter, SpendBy};
 use outlay::types::catalogue::Prices;
@@ -16,9 +17,29 @@ exercise! {
     results_come_in_pages,
     history_tells_everything,
     spend_sums_attempts,
+    calls_of_the_last_minute_are_remembered,
     prices_have_versions,
     seeding_keeps_what_is_there,
     an_unknown_project_has_nothing,
+}
+
+async fn calls_of_the_last_minute_are_remembered(b: Bench) {
+    let old = b.go("p", "old", 10).await;
+    b.settle("p", "old", old, Bill::Actual(NanoUsd(1))).await;
+    b.clock.forward(61);
+    let since = b.clock.now().wall;
+    let settled = b.go("p", "settled", 10).await;
+    b.settle("p", "settled", settled, Bill::Actual(NanoUsd(1))).await;
+    b.clock.forward(1);
+    let refused = b.go("p", "refused", 10).await;
+    b.settle("p", "refused", refused, Bill::Nothing).await;
+    b.clock.forward(1);
+    b.go("p", "under way", 10).await;
+    let calls = b.reports.recent_calls(since).await.expect("an answer");
+    let seen: Vec<_> = calls.iter().map(|call| (call.begun_at.millis_since(since), call.tokens)).collect();
+    // What a call under way will have used is not known; a 429 has used nothing.
+    assert_eq!(seen, [(0, Some(15)), (1000, Some(0)), (2000, None)]);
+    assert!(calls.iter().all(|call| call.provider == "house".into() && call.model == "small".into()));
 }
 
 async fn presumed_money_is_closed_by_hand(mut b: Bench) {

@@ -5,6 +5,7 @@ use outlay::types::ledger::{
     Begin, CapReached, Concluded, Conclusion, HoldState, Next, ParkReason, Parked, WindowKind,
 };
 use outlay::types::outcome::AttemptEnd;
+use outlay::types::route::HEDGE_MARK;
 use outlay::types::{AttemptId, AttemptOutcome, Bill, NanoUsd, Status};
 use uuid::Uuid;
 
@@ -14,6 +15,8 @@ use crate::support::{job, key, result, wall};
 
 exercise! {
     a_hedge_is_a_second_call,
+    two_calls_of_a_job_die_with_their_worker,
+    a_loser_settles_after_its_job_and_under_a_stop,
     what_a_dead_session_held_is_presumed_and_settles_late,
     a_repeated_conclusion_changes_nothing,
     a_redrive_is_a_new_generation,
@@ -40,6 +43,54 @@ async fn a_hedge_is_a_second_call(b: Bench) {
     assert_eq!(b.sums("p", WindowKind::Day).await, (0, 20, 0));
     let result = b.reports.result(&key("p", "a")).await.expect("an answer").expect("a result");
     assert_eq!((result.status, result.cost_usd), (Status::Done, NanoUsd(15)));
+    b.verify().await;
+}
+
+async fn two_calls_of_a_job_die_with_their_worker(mut b: Bench) {
+    let first = b.go("p", "a", 30).await;
+    let mut hedge = b.ask(job("p", "a", 1), 50);
+    hedge.hedge = true;
+    hedge.explanation = format!("{{{HEDGE_MARK}}}");
+    assert_eq!(b.begin(hedge).await, Begin::Go { attempt_no: 2, generation: 1 });
+    // While both are live, only a hedge may come besides, and only where it fits.
+    assert_eq!(b.try_begin("p", "a", 1).await, Begin::InFlight);
+    let mut third = b.ask(job("p", "a", 1), 21);
+    third.hedge = true;
+    assert_eq!(b.begin(third).await, Begin::Wait);
+    let opened = b.crash(None).await;
+    assert_eq!((opened.reaped, opened.reaped_holds), (2, NanoUsd(80)));
+    assert_eq!(b.sums("p", WindowKind::Day).await, (0, 0, 80));
+    let known = b.lookup("p", "a", false).await.expect("known");
+    let past = known.past.iter().map(|past| (past.summary.n, past.state, past.interrupted, past.hedge));
+    let presumed = HoldState::Presumed;
+    assert_eq!(past.collect::<Vec<_>>(), [(1, presumed, true, false), (2, presumed, true, true)]);
+    assert_eq!(b.try_begin("p", "a", 20).await, Begin::Go { attempt_no: 3, generation: 1 });
+    // One of the two turns out to have ended before its worker did.
+    b.settle("p", "a", first, Bill::Actual(NanoUsd(4))).await;
+    assert_eq!(b.sums("p", WindowKind::Day).await, (20, 4, 50));
+    b.verify().await;
+}
+
+async fn a_loser_settles_after_its_job_and_under_a_stop(b: Bench) {
+    let first = b.go("p", "a", 10).await;
+    let mut hedge = b.ask(job("p", "a", 1), 20);
+    hedge.hedge = true;
+    let second = hedge.attempt;
+    b.begin(hedge).await;
+    assert!(b.finish("p", "a", second, 15, Status::Done).await.finished);
+    assert_eq!(b.try_begin("p", "a", 1).await, Begin::Finished(Status::Done));
+    b.stop("p", Some("lunch")).await;
+    // The end of the call that nobody waits for: its money, and nothing of the job.
+    assert_eq!(b.settle("p", "a", first, Bill::Actual(NanoUsd(7))).await, Concluded::default());
+    assert_eq!(b.sums("p", WindowKind::Day).await, (0, 22, 0));
+    let history = b.reports.history(&"a".into(), None).await.expect("an answer");
+    let [of_job] = history.as_slice() else { panic!("{history:?}") };
+    let rows: Vec<_> = of_job.attempts.iter().map(|row| (row.n, row.state, row.counted_usd.0)).collect();
+    assert_eq!(rows, [(1, HoldState::Settled, 7), (2, HoldState::Settled, 15)]);
+    assert_eq!(of_job.result.as_ref().map(|result| result.cost_usd), Some(NanoUsd(15)));
+    // Repeating it is harmless, and another bill changes nothing any more.
+    b.settle("p", "a", first, Bill::Actual(NanoUsd(9))).await;
+    assert_eq!(b.sums("p", WindowKind::Day).await, (0, 22, 0));
     b.verify().await;
 }
 

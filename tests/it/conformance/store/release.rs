@@ -179,7 +179,7 @@ async fn a_person_lets_jobs_go(b: Bench) {
     b.park("p", "bare", 10, cap()).await;
     let release = async |ids: &[&str], project: Option<&str>| {
         let ids = ids.iter().map(|id| (*id).into()).collect();
-        let which = ReleaseFilter { ids, project: project.map(Into::into) };
+        let which = ReleaseFilter { ids, project: project.map(Into::into), ..ReleaseFilter::default() };
         b.jobs.release(&which, "ann").await.expect("an answer")
     };
     assert_eq!(release(&["c"], Some("p")).await, 0);
