@@ -292,9 +292,9 @@ pub(super) async fn meet(engine: &Engine, job: &Job, past: Past<'_>) -> Result<W
     let (now, settings) = (engine.now().wall, &guard.parts.settings);
     let lineage = guard.trace(engine, job, now).await?;
     let mut watch = Watch { root: lineage.as_ref().map(|lineage| lineage.root.clone()), ..Watch::default() };
-    // One that comes back may have followed another, or have been followed.
-    let comes_back = past.parked.is_some() || past.called;
-    watch.repeated = comes_back.then_some(settings.content.window);
+    // One that comes back may have followed another, or have been followed. Where it has been counted,
+    // in which process, is not known: as a first one it would be paid for once more each time.
+    watch.repeated = (!past.is_new).then_some(settings.content.window);
     match past.parked {
         // The same trip must not take back what a person has let go.
         Some(parked) if parked.let_go => return Ok(watch),

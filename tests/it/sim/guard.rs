@@ -84,6 +84,19 @@ async fn five_prompts_a_hundred_thousand_times_cost_two_calls_each_where_nothing
 }
 
 #[tokio::test(start_paused = true)]
+async fn jobs_that_were_put_off_before_they_were_durable_are_no_first_ones() {
+    let hold_max = Some(Duration::from_secs(30));
+    let world = World::new(Setup { cache: CacheUse::default(), hold_max, ..guarded(10) }).await;
+    let same = |n: u32| job(&format!("j-{n:03}"), u8::try_from(n % 5).expect("small"), None, 0);
+    // Without its message a job cannot be parked: it follows in place.
+    let jobs: Vec<_> = (0..500).map(|n| Arc::new(Job { source: None, ..Job::clone(&same(n)) })).collect();
+    world.run(again(&jobs)).await;
+    assert_eq!(world.provider.bills().calls, 5, "the ones that the others follow");
+    assert_eq!((world.results().await.len(), held(&world).await), (500, 0));
+    world.assert_sound(&jobs).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_that_are_no_use_to_identical_jobs_are_not_paid_for_without_end() {
     // Nobody's answer is valid, so each in turn would be paid for in vain.
     let cache = CacheUse::Within(Duration::from_secs(3_600));
