@@ -2,4 +2,5 @@
 //! books, so that what outlay believes it spent can be compared with what it was really charged.
 
 pub mod provider;
+pub mod report;
 pub mod rig;
