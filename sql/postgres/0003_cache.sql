@@ -32,7 +32,8 @@ CREATE INDEX cache_hit_at ON outlay.cache_hit (at);
 -- `LEAD_MAX`.
 CREATE FUNCTION outlay.cache_standing(p_project text, p_content bytea, p_now bigint)
 RETURNS TABLE (pins text, job_id text, leads boolean, answer bigint, model text, answered_at bigint)
-LANGUAGE plpgsql AS $$
+-- Stable: it sees the same rows as the statement that asks.
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -83,13 +84,19 @@ BEGIN
         CONTINUE WHEN EXISTS (
             SELECT 1 FROM outlay.cancel_request c WHERE c.project_id = p_project[i] AND c.job_id = p_job[i]);
 
-        SELECT s.job_id, r.body, r.provider, r.model INTO v_found
-        FROM outlay.cache_standing(p_project[i], p_content[i], v_now) s
-        JOIN outlay.result r ON r.result_seq = s.answer
-        WHERE s.answered_at > v_now - p_ttl[i]
-          AND s.model IN (SELECT m.id FROM json_array_elements_text(p_models[i]::json) AS m (id))
-        ORDER BY s.answered_at DESC, s.pins LIMIT 1;
-        IF FOUND THEN
+        -- One statement, because each has its own view of the rows: a leader that ends between two would
+        -- have no answer for the one and lead no more for the other.
+        SELECT s.job_id, s.is_answer, r.body, r.provider, r.model INTO v_found
+        FROM (
+            SELECT s.*, coalesce(s.answer IS NOT NULL AND s.answered_at > v_now - p_ttl[i] AND s.model IN (
+                SELECT m.id FROM json_array_elements_text(p_models[i]::json) AS m (id)), false) AS is_answer
+            FROM outlay.cache_standing(p_project[i], p_content[i], v_now) s) s
+        LEFT JOIN outlay.result r ON s.is_answer AND r.result_seq = s.answer
+        WHERE s.is_answer OR (s.leads AND (p_pins[i] = '' OR s.pins = p_pins[i]))
+        ORDER BY NOT s.is_answer, CASE WHEN s.is_answer THEN s.answered_at END DESC,
+                 NOT s.is_answer AND s.job_id <> p_job[i], NOT s.is_answer AND s.pins <> p_pins[i], s.pins
+        LIMIT 1;
+        IF FOUND AND v_found.is_answer THEN
             code[i] := 1;
             leader[i] := v_found.job_id;
             body[i] := v_found.body;
@@ -105,11 +112,6 @@ BEGIN
             WHERE l.project_id = p_project[i] AND l.content = p_content[i] AND l.job_id = p_job[i];
             CONTINUE;
         END IF;
-
-        SELECT s.job_id INTO v_found
-        FROM outlay.cache_standing(p_project[i], p_content[i], v_now) s
-        WHERE s.leads AND (p_pins[i] = '' OR s.pins = p_pins[i])
-        ORDER BY s.job_id <> p_job[i], s.pins <> p_pins[i], s.pins LIMIT 1;
         IF FOUND AND v_found.job_id <> p_job[i] THEN
             code[i] := 2;
             leader[i] := v_found.job_id;
