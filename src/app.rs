@@ -3,6 +3,7 @@
 mod broker;
 mod forecast;
 mod prices;
+mod rehearsal;
 mod run;
 mod sink;
 mod store;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 pub use self::broker::{Dead, DeadWhich, SubmitSpec, SubmitWatch, Submitted, dead_letters, submit};
 pub use self::forecast::{Forecast, ForecastLine, forecast};
 pub use self::prices::{price_table, priced_offers};
+pub use self::rehearsal::{Stage, rehearse};
 pub use self::run::{Panel, RunEnd, RunInfo, RunSpec, run};
 pub use self::sink::Output;
 use self::store::open_store;

@@ -1,6 +1,8 @@
 //! Everything needed to test outlay against a provider that misbehaves on demand and keeps its own
 //! books, so that what outlay believes it spent can be compared with what it was really charged.
 
+pub mod compare;
 pub mod provider;
 pub mod report;
 pub mod rig;
+pub mod trace;

@@ -2,6 +2,7 @@
 
 mod bare;
 mod bench;
+mod comparing;
 mod fairness;
 mod fleet;
 mod simulate;
@@ -24,6 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Compare(comparing::Compare),
     Fleet(fleet::Fleet),
     Simulate(simulate::Simulate),
 }
@@ -31,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Compare(compare) => compare.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Simulate(simulate) => simulate.run(),
     };

@@ -28,6 +28,8 @@ mod wire;
 
 pub use book::{Bill, Outcome, Stats};
 pub use config::{Latency, Output, ProviderConfig, RateLimit};
+pub(crate) use draw::{Draw, Purpose, hash_str};
+
 pub use draw::PromptHash;
 pub use fault::{Fault, Faults, Rule};
 pub use price::{Price, Tokens};
