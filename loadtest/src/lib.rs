@@ -3,6 +3,8 @@
 
 pub mod compare;
 pub mod provider;
+pub mod replay;
 pub mod report;
 pub mod rig;
 pub mod trace;
+pub mod world;

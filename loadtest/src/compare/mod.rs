@@ -9,7 +9,6 @@ mod figures;
 mod optimum;
 mod run;
 mod stage;
-mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use self::optimum::{Limit, lower_bound};
 pub use self::run::Figures;
 use self::run::{Policy, Scene};
 use self::stage::Book;
-pub use self::world::Outage;
-use self::world::World;
 use crate::report::Report;
 use crate::trace::{Shape, Trace};
+pub use crate::world::Outage;
+use crate::world::World;
 
-const CATALOGUE: &str = include_str!("catalogue.toml");
+pub(crate) const CATALOGUE: &str = include_str!("catalogue.toml");
 /// The most output tokens of a job whose configuration names no bound.
 const OUTPUT_TOKENS_MAX: u32 = 4_096;
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use outlay::types::catalogue::Offer;
 
-use super::world::World;
 use crate::trace::Planned;
+use crate::world::World;
 
 const ROUNDS: u32 = 200;
 

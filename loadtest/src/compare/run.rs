@@ -13,8 +13,8 @@ use outlay::types::catalogue::Offer;
 use outlay::types::{ModelId, ProviderId, Status, Wall};
 
 use super::stage::{Book, Imitation, PlanQueue, Stage, Watch};
-use super::world::World;
 use crate::trace::Planned;
+use crate::world::World;
 
 /// Simulated runs begin at ten in the morning of some day, far from any window's end.
 const STARTS_AT: &str = "2026-01-05T10:00:00Z";

@@ -16,10 +16,10 @@ use outlay::types::job::{Content, Deadline, Message, Request, Role, Terms};
 use outlay::types::{AttemptOutcome, ErrorCode, Job, JobKey, ModelId, Mono, Status, Usage, Wall};
 use tokio::sync::Notify;
 
-use super::world::{REFUSAL, World};
 use crate::provider::hash_str;
 use crate::report::Tone;
 use crate::trace::Planned;
+use crate::world::{REFUSAL, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -7,7 +7,7 @@ use super::{
     clock::now,
     config::ProviderConfig,
     draw::{Draw, Purpose, hash_str},
-    fault::{Fault, Rule},
+    fault::{Fault, Rule, pick},
     gemini,
     limit::{Admission, Headroom, Limiter},
     price::{Price, Tokens},
@@ -22,7 +22,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Input tokens beyond the body's own bytes that a careful client still allows for.
@@ -43,6 +43,8 @@ pub(crate) enum Ending {
 
 /// The provider behind the server: its rules of the moment and its book.
 pub(crate) struct Provider {
+    /// What the schedule counts from.
+    began: Instant,
     terms: RwLock<Terms>,
     pub(crate) book: Arc<Book>,
 }
@@ -68,7 +70,7 @@ struct Call<'a> {
 impl Provider {
     /// `config` must have been validated.
     pub(crate) fn new(config: ProviderConfig, book: Book) -> Self {
-        Self { terms: RwLock::new(Terms::new(config, None)), book: Arc::new(book) }
+        Self { began: now().mono, terms: RwLock::new(Terms::new(config, None)), book: Arc::new(book) }
     }
 
     /// The configuration of the moment, with what is left of each rule as its `times`.
@@ -124,8 +126,23 @@ impl Provider {
             Err((admission, headroom)) => return self.over_limit(&call, admission, &headroom),
         };
         let rule = terms.take_rule(&call.request);
-        let fault = rule.map_or_else(|| terms.random_fault(call.key), |rule| rule.fault);
+        let fault = rule.map_or_else(|| self.random_fault(&terms.config, &call), |rule| rule.fault);
         self.settle(&terms.config, &call, price, fault, rule, &headroom)
+    }
+
+    /// By the rates of the spell that a scheduled call falls into, else by the usual ones.
+    fn random_fault(&self, config: &ProviderConfig, call: &Call<'_>) -> Option<Fault> {
+        let rates = if config.schedule.is_empty() {
+            &config.faults.rates
+        } else {
+            let elapsed = now().mono.saturating_duration_since(self.began).as_secs_f64();
+            let spell = config.schedule.iter().find(|spell| spell.covers(elapsed, &call.request.model));
+            spell.map_or(&config.faults.rates, |spell| &spell.rates)
+        };
+        if rates.is_empty() {
+            return None;
+        }
+        pick(rates, Draw::new(config.seed, call.key, Purpose::Fault).unit())
     }
 
     /// Writes down a call whose body could not be read, and refuses it.
@@ -211,7 +228,7 @@ impl Provider {
         };
         if fault != Some(Fault::RateLimited) {
             let written = if charge.is_some() { tokens.output } else { 0 };
-            plan.delay = config.latency.delay(written, config.seed, call.key);
+            plan.delay = config.latency_of(&call.request.model).delay(written, config.seed, call.key);
         }
         if let Ending::Reply(response) = &mut plan.ending {
             announce(response, headroom, call.dialect);
@@ -260,14 +277,6 @@ impl Terms {
             })
             .map(|(rule, _)| rule)
     }
-
-    fn random_fault(&self, key: u64) -> Option<Fault> {
-        let faults = &self.config.faults;
-        if faults.rates.is_empty() {
-            return None;
-        }
-        faults.pick(Draw::new(self.config.seed, key, Purpose::Fault).unit())
-    }
 }
 
 impl Call<'_> {
@@ -279,7 +288,8 @@ impl Call<'_> {
     fn tokens(&self, config: &ProviderConfig, fault: Option<Fault>) -> (Tokens, bool) {
         let most = self.request.max_output_tokens().unwrap_or(config.output.max_tokens);
         let mut draw = Draw::new(config.seed, self.prompt.hash.0, Purpose::OutputTokens);
-        let wanted = draw.log_normal(config.output.median_tokens, config.output.sigma).round() as u64;
+        let drawn = || draw.log_normal(config.output.median_tokens, config.output.sigma).round() as u64;
+        let wanted = self.prompt.asked_tokens.unwrap_or_else(drawn);
         let (mut input, mut output) = (self.prompt.input_tokens, wanted.clamp(1, most));
         let cut_short = output == most;
         if fault == Some(Fault::Overbill) {

@@ -3,7 +3,7 @@
 
 use super::{
     draw::{Draw, Purpose},
-    fault::{Faults, Rule},
+    fault::{Faults, Rule, Spell},
     price::Price,
 };
 use anyhow::{Context, Result, ensure};
@@ -32,8 +32,12 @@ pub struct ProviderConfig {
     pub output: Output,
     /// How long they take.
     pub latency: Latency,
+    /// How long answers of single models take, in place of `latency`.
+    pub model_latency: BTreeMap<String, Latency>,
     /// Faults at random.
     pub faults: Faults,
+    /// Times at which other faults come than usual.
+    pub schedule: Vec<Spell>,
     /// Say in OpenAI's `usage` what the call cost, as resellers do.
     pub reports_cost: bool,
     /// The tier at which an OpenAI answer says that it was served.
@@ -56,7 +60,9 @@ impl Default for ProviderConfig {
             invalid_output: BTreeMap::new(),
             output: Output::default(),
             latency: Latency::default(),
+            model_latency: BTreeMap::new(),
             faults: Faults::default(),
+            schedule: Vec::new(),
             reports_cost: false,
             service_tier: "default".to_owned(),
             rules: Vec::new(),
@@ -106,6 +112,21 @@ impl Default for Latency {
 }
 
 impl Latency {
+    fn validate(&self) -> Result<()> {
+        let share = self.stall_share;
+        ensure!((0.0..=1.0).contains(&share), "latency.stall_share is {share}, not within 0 to 1");
+        let amounts = [
+            ("latency.base_ms", self.base_ms),
+            ("latency.ms_per_token", self.ms_per_token),
+            ("latency.sigma", self.sigma),
+            ("latency.stall_ms", self.stall_ms),
+        ];
+        for (name, amount) in amounts {
+            ensure!(amount.is_finite() && amount >= 0.0, "{name} is {amount}, not a number from 0 up");
+        }
+        Ok(())
+    }
+
     /// How long a call waits; `None` means that it must not even touch a timer.
     pub(crate) fn delay(&self, output_tokens: u64, seed: u64, key: u64) -> Option<Duration> {
         const LONGEST: Duration = Duration::from_secs(86_400);
@@ -153,6 +174,11 @@ impl ProviderConfig {
         self.prices.get(model).copied().or(self.default_price)
     }
 
+    /// How long answers of `model` take.
+    pub(crate) fn latency_of(&self, model: &str) -> &Latency {
+        self.model_latency.get(model).unwrap_or(&self.latency)
+    }
+
     /// Says which value makes no sense, if one does.
     pub fn validate(&self) -> Result<()> {
         for (model, price) in self
@@ -164,24 +190,28 @@ impl ProviderConfig {
             let least = price.input.min(price.cached_input).min(price.output);
             ensure!(least >= 0, "price of {model:?} is negative");
         }
+        for latency in std::iter::once(&self.latency).chain(self.model_latency.values()) {
+            latency.validate()?;
+        }
+        for spell in &self.schedule {
+            let (from, until) = (spell.from_s, spell.until_s);
+            let in_order = from.is_finite() && until.is_finite() && 0.0 <= from && from < until;
+            ensure!(in_order, "schedule from {from} s until {until} s is no time");
+        }
         let shares = [
             ("cached_input_share", self.cached_input_share),
             ("thinking_share", self.thinking_share),
-            ("latency.stall_share", self.latency.stall_share),
             ("sum of faults.rates", self.faults.rates.values().sum()),
         ];
+        let spells =
+            self.schedule.iter().map(|spell| ("sum of rates in schedule", spell.rates.values().sum()));
         let invalid = self.invalid_output.values().map(|share| ("a share in invalid_output", *share));
-        for (name, share) in shares.into_iter().chain(invalid) {
+        for (name, share) in shares.into_iter().chain(invalid).chain(spells) {
             ensure!((0.0..=1.0).contains(&share), "{name} is {share}, not within 0 to 1");
         }
-        let amounts = [
-            ("output.sigma", self.output.sigma),
-            ("latency.base_ms", self.latency.base_ms),
-            ("latency.ms_per_token", self.latency.ms_per_token),
-            ("latency.sigma", self.latency.sigma),
-            ("latency.stall_ms", self.latency.stall_ms),
-        ];
-        let rates = self.faults.rates.values().map(|rate| ("a rate in faults.rates", *rate));
+        let amounts = [("output.sigma", self.output.sigma)];
+        let rates = self.schedule.iter().map(|spell| &spell.rates).chain([&self.faults.rates]);
+        let rates = rates.flat_map(|rates| rates.values()).map(|rate| ("a rate in faults.rates", *rate));
         for (name, amount) in amounts.into_iter().chain(rates) {
             ensure!(amount.is_finite() && amount >= 0.0, "{name} is {amount}, not a number from 0 up");
         }
@@ -239,6 +269,9 @@ mod tests {
             (r#"{"faults": {"rates": {"hang": 0.6, "drop": 0.6}}}"#, "faults.rates"),
             (r#"{"faults": {"rates": {"hang": -0.6, "drop": 0.7}}}"#, "faults.rates"),
             (r#"{"faults": {"rates": {"explode": 0.1}}}"#, "explode"),
+            (r#"{"model_latency": {"m": {"base_ms": -1}}}"#, "latency.base_ms"),
+            (r#"{"schedule": [{"from_s": 5, "until_s": 4}]}"#, "schedule"),
+            (r#"{"schedule": [{"until_s": 4, "rates": {"hang": 1.5}}]}"#, "schedule"),
             (r#"{"faults": {"overbill_factor": 0}}"#, "overbill_factor"),
             (r#"{"output": {"median_tokens": 0}}"#, "median_tokens"),
             (r#"{"invalid_output": {"m": 1.1}}"#, "invalid_output"),

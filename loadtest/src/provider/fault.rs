@@ -62,14 +62,34 @@ impl Default for Faults {
     }
 }
 
-impl Faults {
-    /// The fault for a uniform draw in `[0, 1)`, if any: the rates laid end to end.
-    pub(crate) fn pick(&self, unit: f64) -> Option<Fault> {
-        let mut upto = 0.0;
-        self.rates.iter().find_map(|(fault, rate)| {
-            upto += rate;
-            (unit < upto).then_some(*fault)
-        })
+/// The fault for a uniform draw in `[0, 1)`, if any: the rates laid end to end.
+pub(crate) fn pick(rates: &BTreeMap<Fault, f64>, unit: f64) -> Option<Fault> {
+    let mut upto = 0.0;
+    rates.iter().find_map(|(fault, rate)| {
+        upto += rate;
+        (unit < upto).then_some(*fault)
+    })
+}
+
+/// A time of other rates, such as "down from minute 3 to 8". The first one that covers a call counts, and
+/// its rates take the place of the usual ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Spell {
+    /// Seconds since the simulator started.
+    pub from_s: f64,
+    /// Seconds since the simulator started.
+    pub until_s: f64,
+    /// The only model it is about; every one if absent.
+    pub model: Option<String>,
+    /// As [`Faults::rates`].
+    pub rates: BTreeMap<Fault, f64>,
+}
+
+impl Spell {
+    pub(crate) fn covers(&self, elapsed_s: f64, model: &str) -> bool {
+        (self.from_s..self.until_s).contains(&elapsed_s)
+            && self.model.as_deref().is_none_or(|only| only == model)
     }
 }
 
@@ -105,12 +125,11 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fault, Faults};
+    use super::{Fault, Spell, pick};
 
     #[test]
     fn rates_are_laid_end_to_end() {
-        let faults =
-            Faults { rates: [(Fault::Hang, 0.25), (Fault::RateLimited, 0.5)].into(), ..Faults::default() };
+        let rates = [(Fault::Hang, 0.25), (Fault::RateLimited, 0.5)].into();
         let table = [
             (0.0, Some(Fault::RateLimited)),
             (0.499, Some(Fault::RateLimited)),
@@ -120,8 +139,23 @@ mod tests {
             (0.999, None),
         ];
         for (unit, expected) in table {
-            assert_eq!(faults.pick(unit), expected, "{unit}");
+            assert_eq!(pick(&rates, unit), expected, "{unit}");
         }
-        assert_eq!(Faults::default().pick(0.0), None);
+        assert_eq!(pick(&[].into(), 0.0), None);
+    }
+
+    #[test]
+    fn spells_cover_their_time_and_their_model() {
+        let spell = Spell { from_s: 180.0, until_s: 480.0, model: Some("m".to_owned()), ..Spell::default() };
+        let table = [
+            (179.9, "m", false),
+            (180.0, "m", true),
+            (479.9, "m", true),
+            (480.0, "m", false),
+            (200.0, "n", false),
+        ];
+        for (elapsed_s, model, covered) in table {
+            assert_eq!(spell.covers(elapsed_s, model), covered, "{elapsed_s} {model}");
+        }
     }
 }

@@ -31,6 +31,6 @@ pub use config::{Latency, Output, ProviderConfig, RateLimit};
 pub(crate) use draw::{Draw, Purpose, hash_str};
 
 pub use draw::PromptHash;
-pub use fault::{Fault, Faults, Rule};
+pub use fault::{Fault, Faults, Rule, Spell};
 pub use price::{Price, Tokens};
 pub use server::{Running, Server};

@@ -65,6 +65,9 @@ pub(super) enum Content<'a> {
 pub(crate) struct Prompt {
     pub(crate) hash: PromptHash,
     pub(crate) input_tokens: u64,
+    /// How long an answer the prompt asks for, where it ends in `[N tokens]`: recorded traffic says how
+    /// long each answer was.
+    pub(crate) asked_tokens: Option<u64>,
 }
 
 impl<'a> Request<'a> {
@@ -107,6 +110,7 @@ impl<'a> Request<'a> {
     /// rule that any client can work out beforehand and that its safe upper bound exceeds.
     pub(crate) fn prompt(&self) -> Prompt {
         let mut hash = Fnv::new();
+        let mut asked_tokens = None;
         let mut bytes = 0;
         let mut messages = 0;
         self.each_message(|role, content| {
@@ -114,13 +118,15 @@ impl<'a> Request<'a> {
             hash.write(role.as_bytes());
             content.each_text(&mut |text| {
                 bytes += text.len() as u64;
+                asked_tokens = asked(text);
                 // 0xff and 0xfe occur in no UTF-8 text, so ["ab"] and ["a", "b"] stay different.
                 hash.write(&[0xff]);
                 hash.write(text.as_bytes());
             });
             hash.write(&[0xfe]);
         });
-        Prompt { hash: PromptHash(hash.finish()), input_tokens: bytes.div_ceil(4) + 4 * messages }
+        let input_tokens = bytes.div_ceil(4) + 4 * messages;
+        Prompt { hash: PromptHash(hash.finish()), input_tokens, asked_tokens }
     }
 
     /// Whether one of the messages contains `needle`.
@@ -140,6 +146,12 @@ impl<'a> Request<'a> {
             visit(&message.role, &message.content);
         }
     }
+}
+
+/// The number in a text's last words, if they are `[N tokens]`.
+fn asked(text: &str) -> Option<u64> {
+    let text = text.strip_suffix(" tokens]")?;
+    text[text.rfind('[')? + 1..].parse().ok()
 }
 
 impl Content<'_> {
@@ -310,6 +322,21 @@ mod tests {
         for (dialect, body, named) in table {
             let error = Request::parse(dialect, body.as_bytes()).err().expect(body);
             assert!(error.contains(named), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_may_end_in_the_length_of_its_answer() {
+        let table = [
+            ("hello [120 tokens]", Some(120)),
+            ("[7 tokens]", Some(7)),
+            ("[7 tokens] and more", None),
+            ("[many tokens]", None),
+            ("120 tokens]", None),
+        ];
+        for (text, asked) in table {
+            let messages = format!(r#"[{{"role":"user","content":"{text}"}}]"#);
+            assert_eq!(of(&messages).asked_tokens, asked, "{text}");
         }
     }
 

@@ -7,7 +7,6 @@ mod broker;
 mod commits;
 mod worker;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -22,9 +21,9 @@ pub use self::worker::{Worker, processor_time, resident_peak_mib};
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
 /// Where PostgreSQL answers unless OUTLAY_TEST_POSTGRES_URL says otherwise.
-const POSTGRES_URL: &str = "postgres://root@127.0.0.1:5432/postgres";
+pub(crate) const POSTGRES_URL: &str = "postgres://root@127.0.0.1:5432/postgres";
 /// Where RabbitMQ answers unless OUTLAY_TEST_AMQP_URL says otherwise.
-const AMQP_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
+pub(crate) const AMQP_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// Prices of the only model, in pico-dollars a token.
 const INPUT_PICO_USD: i64 = 1_000_000;
 const OUTPUT_PICO_USD: i64 = 4_000_000;
@@ -38,6 +37,9 @@ pub struct RigOptions {
     pub provider: ProviderConfig,
     /// Calls at the same time in one worker.
     pub max_in_flight: usize,
+    /// `[[provider]]`, `[[model]]` and `[[task]]` tables in place of the one model `m`; `{provider}` stands
+    /// for the simulator's address. Jobs of the rig are of the task `t`.
+    pub catalogue: Option<String>,
     /// `[[project]]` tables.
     pub projects: String,
     /// More of the configuration.
@@ -56,6 +58,7 @@ impl RigOptions {
             outlay: outlay.into(),
             provider: ProviderConfig::default(),
             max_in_flight: 256,
+            catalogue: None,
             projects: "[[project]]\nid = \"p\"\nbudget = { total = \"1000000\" }\n".to_owned(),
             more: String::new(),
             postgres_url: None,
@@ -73,6 +76,7 @@ pub struct Rig {
     database_url: String,
     amqp_url: String,
     prefix: String,
+    catalogue: Option<String>,
     /// The oracle: it knows every call, and never asks outlay.
     pub provider: Running,
 }
@@ -130,6 +134,7 @@ impl Rig {
             admin_url,
             amqp_url,
             prefix: format!("outlay-rig-{mark}."),
+            catalogue: options.catalogue,
             provider,
         };
         rig.configure(options.max_in_flight, &options.projects, &options.more)?;
@@ -141,26 +146,31 @@ impl Rig {
     /// # Errors
     /// When the file cannot be written.
     pub fn configure(&self, max_in_flight: usize, projects: &str, more: &str) -> Result<()> {
-        let usd = |pico: i64| format!("{}.{:06}", pico / 1_000_000, pico % 1_000_000);
-        let mut text = String::new();
-        write!(
-            text,
+        let catalogue = match &self.catalogue {
+            Some(catalogue) => catalogue.replace("{provider}", &self.provider.base_url()),
+            None => self.one_model(max_in_flight),
+        };
+        let text = format!(
             "[store]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\nprefix = \"{}\"\n\
-             [worker]\nmax_in_flight = {max_in_flight}\n\
-             [[provider]]\nid = \"mock\"\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmax_concurrent = {max_in_flight}\n\
+             [worker]\nmax_in_flight = {max_in_flight}\n{catalogue}\n{projects}\n{more}\n",
+            self.database_url, self.amqp_url, self.prefix,
+        );
+        std::fs::write(self.config(), text)?;
+        Ok(())
+    }
+
+    fn one_model(&self, max_in_flight: usize) -> String {
+        let usd = |pico: i64| format!("{}.{:06}", pico / 1_000_000, pico % 1_000_000);
+        format!(
+            "[[provider]]\nid = \"mock\"\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmax_concurrent = {max_in_flight}\n\
              [[model]]\nid = \"m\"\nprovider = \"mock\"\ntier = \"small\"\ntokenizer = \"bytes\"\n\
              context_tokens = 128000\nmax_output_tokens = 16000\n\
              input_usd_per_mtok = \"{}\"\noutput_usd_per_mtok = \"{}\"\n\
-             [[task]]\nid = \"t\"\nmax_output_tokens = 100\n{projects}\n{more}\n",
-            self.database_url,
-            self.amqp_url,
-            self.prefix,
+             [[task]]\nid = \"t\"\nmax_output_tokens = 100\n",
             self.provider.base_url(),
             usd(INPUT_PICO_USD),
             usd(OUTPUT_PICO_USD),
-        )?;
-        std::fs::write(self.config(), text)?;
-        Ok(())
+        )
     }
 
     /// The configuration that every process of this rig reads.

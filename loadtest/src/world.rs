@@ -12,32 +12,32 @@ use outlay::types::catalogue::{Offer, Tier};
 use outlay::types::{NanoUsd, Usage};
 use serde::Deserialize;
 
-use crate::provider::{Draw, Purpose, hash_str};
+use crate::provider::{Draw, Fault, Latency, Purpose, Spell, hash_str};
 use crate::trace::{Planned, span};
 
 const BUILT_IN: &str = include_str!("world.toml");
 /// How long a provider that is down takes to say so.
-pub(super) const REFUSAL: Duration = Duration::from_millis(200);
+pub(crate) const REFUSAL: Duration = Duration::from_millis(200);
 
 /// How models behave.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct World {
+pub struct World {
     /// For models that are not named.
     #[serde(default)]
     tier: BTreeMap<String, Behaviour>,
     #[serde(default)]
     model: BTreeMap<String, Behaviour>,
     #[serde(skip)]
-    pub(super) outages: Vec<Outage>,
+    pub(crate) outages: Vec<Outage>,
     #[serde(skip)]
-    pub(super) seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// How one model behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     base_ms: f64,
     ms_per_token: f64,
     sigma: f64,
@@ -86,18 +86,30 @@ impl std::str::FromStr for Outage {
     }
 }
 
+impl Outage {
+    /// For the provider simulator.
+    pub(crate) fn spell(&self, model: &str) -> Spell {
+        Spell {
+            from_s: self.from.as_secs_f64(),
+            until_s: self.until.as_secs_f64(),
+            model: Some(model.to_owned()),
+            rates: [(Fault::Unavailable, 1.0)].into(),
+        }
+    }
+}
+
 /// What one call brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fate {
-    pub(super) takes: Duration,
-    pub(super) is_valid: bool,
-    pub(super) input_tokens: u64,
-    pub(super) output_tokens: u64,
-    pub(super) cost: NanoUsd,
+pub(crate) struct Fate {
+    pub(crate) takes: Duration,
+    pub(crate) is_valid: bool,
+    pub(crate) input_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) cost: NanoUsd,
 }
 
 impl World {
-    pub(super) fn read(path: Option<&Path>, seed: u64, outages: Vec<Outage>) -> Result<Self> {
+    pub(crate) fn read(path: Option<&Path>, seed: u64, outages: Vec<Outage>) -> Result<Self> {
         let (name, text) = match path {
             Some(path) => {
                 let name = path.display().to_string();
@@ -118,7 +130,7 @@ impl World {
     }
 
     /// Refuses what it says of models and providers that are not there.
-    pub(super) fn check(&self, offers: &[std::sync::Arc<Offer>]) -> Result<()> {
+    pub(crate) fn check(&self, offers: &[std::sync::Arc<Offer>]) -> Result<()> {
         let models: Vec<_> = offers.iter().map(|offer| offer.id.as_str()).collect();
         if let Some(unknown) = self.model.keys().find(|model| !models.contains(&model.as_str())) {
             bail!("the world describes the model {unknown}; the configuration has {}", models.join(", "));
@@ -136,14 +148,14 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn is_down(&self, provider: &str, at: Duration) -> bool {
+    pub(crate) fn is_down(&self, provider: &str, at: Duration) -> bool {
         self.outages
             .iter()
             .any(|outage| outage.provider == provider && (outage.from..outage.until).contains(&at))
     }
 
     /// Whether there is no instant from `from` to `to` at which it answers.
-    pub(super) fn is_down_throughout(&self, provider: &str, from: Duration, to: Duration) -> bool {
+    pub(crate) fn is_down_throughout(&self, provider: &str, from: Duration, to: Duration) -> bool {
         let mut at = from;
         let of_it = || self.outages.iter().filter(|outage| outage.provider == provider);
         while let Some(outage) = of_it().find(|outage| (outage.from..outage.until).contains(&at)) {
@@ -156,12 +168,12 @@ impl World {
     }
 
     /// The median time of an answer of this length.
-    pub(super) fn usual_ms(&self, offer: &Offer, output_tokens: f64) -> f64 {
+    pub(crate) fn usual_ms(&self, offer: &Offer, output_tokens: f64) -> f64 {
         let behaviour = self.of(offer);
         behaviour.base_ms + behaviour.ms_per_token * output_tokens
     }
 
-    pub(super) fn fate(&self, planned: &Planned, offer: &Offer, output_tokens_max: u32) -> Fate {
+    pub(crate) fn fate(&self, planned: &Planned, offer: &Offer, output_tokens_max: u32) -> Fate {
         let behaviour = self.of(offer);
         let key = planned.content ^ hash_str(offer.id.as_str());
         let mut draw = Draw::new(self.seed, key, Purpose::Latency);
@@ -174,6 +186,17 @@ impl World {
         let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
         let cost = offer.prices.map_or(NanoUsd::ZERO, |prices| actual_rounded_up(&prices, &usage));
         Fate { takes: Duration::from_secs_f64(ms / 1_000.0), is_valid, input_tokens, output_tokens, cost }
+    }
+
+    /// The same for the provider simulator, which draws for itself.
+    pub(crate) fn latency(&self, offer: &Offer) -> Latency {
+        let Behaviour { base_ms, ms_per_token, sigma, stall_share, stall_ms, .. } = self.of(offer);
+        Latency { base_ms, ms_per_token, sigma, stall_share, stall_ms }
+    }
+
+    /// The share of prompts that the model has no valid answer to.
+    pub(crate) fn invalid_share(&self, offer: &Offer) -> f64 {
+        self.of(offer).invalid_share
     }
 
     fn of(&self, offer: &Offer) -> Behaviour {
