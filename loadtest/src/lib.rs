@@ -2,5 +2,6 @@
 //! books, so that what outlay believes it spent can be compared with what it was really charged.
 
 pub mod provider;
+pub mod record;
 pub mod report;
 pub mod rig;

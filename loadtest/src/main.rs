@@ -4,6 +4,8 @@ mod bare;
 mod bench;
 mod fairness;
 mod fleet;
+mod fleet_report;
+mod inflight;
 mod simulate;
 
 use clap::{Parser, Subcommand};

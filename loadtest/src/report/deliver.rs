@@ -45,13 +45,19 @@ impl Sinks {
         let text = if self.json { report.to_json()? + "\n" } else { report.summary(Screen::of_stdout()) };
         let mut stdout = std::io::stdout().lock();
         let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        if let Some(path) = &self.report {
-            replace_file(path, &report.to_html()?).context("--report")?;
-            if !self.json {
-                eprintln!("report: {}", path.display());
-            }
-        }
+        self.page(report)?;
         printed.context("standard output")?;
         Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Writes the page, if one is wanted, for a command that prints its figures in its own way.
+    ///
+    /// # Errors
+    /// When it cannot be written; an older page is as it was then.
+    pub fn page(&self, report: &Report) -> Result<()> {
+        let Some(path) = &self.report else { return Ok(()) };
+        replace_file(path, &report.to_html()?).context("--report")?;
+        eprintln!("report: {}", path.display());
+        Ok(())
     }
 }
