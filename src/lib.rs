@@ -10,6 +10,7 @@
 //! - [`adapters`]: stores, queues, providers and the clock behind the ports.
 //! - [`admin`]: what a worker answers over HTTP.
 //! - [`telemetry`]: what happens, as Prometheus counts it.
+//! - [`chart`]: pictures of figures, for pages.
 //! - [`config`]: TOML to a configuration that cannot be wrong.
 //! - [`app`]: the composition root, the only place that knows all of the above.
 //! - [`cli`]: what a person types.
@@ -17,6 +18,7 @@
 pub mod adapters;
 pub mod admin;
 pub mod app;
+pub mod chart;
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
+use outlay_loadtest::record::{Recorder, RecorderHandle, RecorderOptions};
+use outlay_loadtest::report::{Chart, Sinks};
 use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, job_body, processor_time};
 use serde::Serialize;
 
 use crate::bare::bare_pipeline;
 use crate::fairness::fairness;
+use crate::fleet_report::{latency_report, throughput_report};
+use crate::inflight::inflight;
 
 /// How often a run looks whether it is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -29,9 +33,8 @@ pub(crate) struct Fleet {
     /// The outlay binary [default: beside this one]
     #[arg(long, global = true, value_name = "PATH")]
     outlay: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    sinks: Sinks,
 }
 
 #[derive(Subcommand)]
@@ -93,44 +96,32 @@ enum Question {
 }
 
 #[derive(Serialize)]
-struct Throughput {
-    fsync_p50_us: u64,
-    jobs: u64,
-    workers: usize,
-    seconds: f64,
-    jobs_per_second: f64,
-    worker_cpu_us_per_job: f64,
-    database_cpu_us_per_job: f64,
-    broker_cpu_us_per_job: f64,
-    provider_and_bench_cpu_us_per_job: f64,
-    bare_jobs_per_second: Vec<f64>,
-    ratio: Option<f64>,
-    billed_equals_spent: bool,
+pub(crate) struct Throughput {
+    pub(crate) fsync_p50_us: u64,
+    pub(crate) jobs: u64,
+    pub(crate) workers: usize,
+    pub(crate) seconds: f64,
+    pub(crate) jobs_per_second: f64,
+    pub(crate) worker_cpu_us_per_job: f64,
+    pub(crate) database_cpu_us_per_job: f64,
+    pub(crate) broker_cpu_us_per_job: f64,
+    pub(crate) provider_and_bench_cpu_us_per_job: f64,
+    pub(crate) bare_jobs_per_second: Vec<f64>,
+    pub(crate) ratio: Option<f64>,
+    pub(crate) billed_equals_spent: bool,
 }
 
 #[derive(Serialize)]
-struct Latency {
-    fsync_p50_us: u64,
-    jobs: usize,
-    rate: f64,
-    p50_ms: f64,
-    p90_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
+pub(crate) struct Latency {
+    pub(crate) fsync_p50_us: u64,
+    pub(crate) jobs: usize,
+    pub(crate) rate: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p90_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
     /// Medians: from published to accepted, to the call, the call, to the result's commit.
-    stages_p50_ms: [f64; 4],
-}
-
-#[derive(Serialize)]
-struct Inflight {
-    calls: usize,
-    jobs: u64,
-    seconds: f64,
-    in_flight_max: f64,
-    resident_mib_max: u64,
-    cores: f64,
-    not_done: u64,
-    timeouts: u64,
+    pub(crate) stages_p50_ms: [f64; 4],
 }
 
 impl Fleet {
@@ -139,6 +130,10 @@ impl Fleet {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
         let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
         ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
+        let has_course = matches!(self.question, Question::Throughput { .. } | Question::Latency { .. });
+        ensure!(self.sinks.report.is_none() || has_course, "--report is for throughput and latency only");
+        self.sinks.check()?;
+        let is_recorded = self.sinks.report.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match &self.question {
             Question::Throughput { jobs, workers, slots, cache, bare } => {
@@ -147,8 +142,10 @@ impl Fleet {
                 if *cache {
                     options.more = "[defaults]\ncache_ttl = \"1h\"\n".to_owned();
                 }
-                let found = runtime.block_on(throughput(options, *jobs, *workers, bare.as_deref()))?;
-                if self.json {
+                let measured = throughput(options, *jobs, *workers, bare.as_deref(), is_recorded);
+                let (found, charts) = runtime.block_on(measured)?;
+                self.sinks.page(&throughput_report(&found, charts))?;
+                if self.sinks.json {
                     return print(&found);
                 }
                 println!("fsync p50 {} us", found.fsync_p50_us);
@@ -173,8 +170,10 @@ impl Fleet {
                 ensure!(found.billed_equals_spent, "the bill book and the ledger disagree");
             }
             Question::Latency { rate, seconds, provider_ms } => {
-                let found = runtime.block_on(latency(&outlay, *rate, *seconds, *provider_ms))?;
-                if self.json {
+                let measured = latency(&outlay, *rate, *seconds, *provider_ms, is_recorded);
+                let (found, charts) = runtime.block_on(measured)?;
+                self.sinks.page(&latency_report(&found, charts))?;
+                if self.sinks.json {
                     return print(&found);
                 }
                 println!("fsync p50 {} us", found.fsync_p50_us);
@@ -189,7 +188,7 @@ impl Fleet {
             }
             Question::Fairness { backlog, slots, provider_ms } => {
                 let found = runtime.block_on(fairness(&outlay, *backlog, *slots, *provider_ms))?;
-                if self.json {
+                if self.sinks.json {
                     return print(&found);
                 }
                 println!(
@@ -203,7 +202,7 @@ impl Fleet {
             }
             Question::Inflight { calls, seconds, rounds } => {
                 let found = runtime.block_on(inflight(&outlay, *calls, *seconds, *rounds))?;
-                if self.json {
+                if self.sinks.json {
                     return print(&found);
                 }
                 println!(
@@ -232,14 +231,18 @@ async fn throughput(
     jobs: u64,
     workers: usize,
     bare: Option<&Path>,
-) -> Result<Throughput> {
+    is_recorded: bool,
+) -> Result<(Throughput, Vec<Chart>)> {
     let mut bare_jobs_per_second = Vec::new();
     if let Some(folder) = bare {
         bare_jobs_per_second.push(bare_pipeline(folder, jobs).await?);
     }
     let rig = Rig::start(options).await?;
     let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
-    let outcome = timed(&rig, jobs, workers).await;
+    let recorder = is_recorded.then(|| record(&rig, jobs));
+    let handle = recorder.as_ref().map(Recorder::handle);
+    let outcome = timed(&rig, jobs, workers, handle.as_ref()).await;
+    let charts = finish(recorder).await;
     let stats = rig.provider.stats();
     let counts = rig.counts().await?;
     rig.close().await?;
@@ -250,7 +253,7 @@ async fn throughput(
     }
     let jobs_per_second = jobs as f64 / seconds;
     let mean = bare_jobs_per_second.iter().sum::<f64>() / bare_jobs_per_second.len() as f64;
-    Ok(Throughput {
+    let found = Throughput {
         fsync_p50_us,
         jobs,
         workers,
@@ -263,7 +266,20 @@ async fn throughput(
         ratio: (!bare_jobs_per_second.is_empty()).then(|| jobs_per_second / mean),
         bare_jobs_per_second,
         billed_equals_spent: stats.billed_nano_usd == counts.spent_nano_usd,
-    })
+    };
+    Ok((found, charts))
+}
+
+/// Records a rig's run of so many jobs.
+fn record(rig: &Rig, jobs: u64) -> Recorder {
+    Recorder::start(RecorderOptions { jobs: Some(jobs), ..RecorderOptions::new(rig) })
+}
+
+async fn finish(recorder: Option<Recorder>) -> Vec<Chart> {
+    match recorder {
+        Some(recorder) => recorder.finish().await,
+        None => Vec::new(),
+    }
 }
 
 /// Processor time a job, in microseconds.
@@ -275,14 +291,24 @@ struct Cpu {
 }
 
 /// From the first call to the last committed result.
-async fn timed(rig: &Rig, jobs: u64, workers: usize) -> Result<(f64, Cpu)> {
+async fn timed(
+    rig: &Rig,
+    jobs: u64,
+    workers: usize,
+    recorder: Option<&RecorderHandle>,
+) -> Result<(f64, Cpu)> {
     declare(rig).await?;
     let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
     sender.send_all((0..jobs).map(|n| format!("bench-{n:08}")), "p").await?;
     let others = [others_cpu("postgres"), others_cpu("beam.smp"), own_cpu()];
     let mut fleet = Vec::new();
     for _ in 0..workers {
-        fleet.push(rig.worker().await?);
+        let worker = rig.worker().await?;
+        if let Some(recorder) = recorder {
+            recorder.watch(&worker);
+            recorder.mark(format!("worker {} ready", fleet.len() + 1));
+        }
+        fleet.push(worker);
     }
     while rig.provider.stats().calls == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -317,19 +343,30 @@ async fn ended(fleet: &[Worker]) -> f64 {
 }
 
 /// Publishing nothing declares the queues.
-async fn declare(rig: &Rig) -> Result<()> {
+pub(crate) async fn declare(rig: &Rig) -> Result<()> {
     std::fs::write(rig.folder().join("none.jsonl"), "")?;
     let done = rig.outlay(&["submit", "none.jsonl"]).await?;
     ensure!(done.status.success(), "outlay submit: {}", String::from_utf8_lossy(&done.stderr));
     Ok(())
 }
 
-async fn latency(outlay: &Path, rate: u32, seconds: u32, provider_ms: f64) -> Result<Latency> {
+async fn latency(
+    outlay: &Path,
+    rate: u32,
+    seconds: u32,
+    provider_ms: f64,
+    is_recorded: bool,
+) -> Result<(Latency, Vec<Chart>)> {
     let mut options = RigOptions::new(outlay);
     options.provider.latency.base_ms = provider_ms;
     let rig = Rig::start(options).await?;
     let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
-    let outcome = steady(&rig, rate, seconds).await;
+    // The jobs that warm up come before those that are timed.
+    let jobs = u64::from(rate) * (u64::from(seconds) + 1);
+    let recorder = is_recorded.then(|| record(&rig, jobs));
+    let handle = recorder.as_ref().map(Recorder::handle);
+    let outcome = steady(&rig, rate, seconds, handle.as_ref()).await;
+    let charts = finish(recorder).await;
     rig.close().await?;
     let timed = outcome?;
     let sorted = |of: &dyn Fn(&Timed) -> f64| {
@@ -343,7 +380,7 @@ async fn latency(outlay: &Path, rate: u32, seconds: u32, provider_ms: f64) -> Re
     };
     let added = sorted(&|timed| timed.added);
     let at = |quantile: f64| added[((added.len() - 1) as f64 * quantile) as usize];
-    Ok(Latency {
+    let found = Latency {
         fsync_p50_us,
         jobs: added.len(),
         rate: f64::from(rate),
@@ -352,7 +389,8 @@ async fn latency(outlay: &Path, rate: u32, seconds: u32, provider_ms: f64) -> Re
         p99_ms: at(0.99),
         max_ms: at(1.0),
         stages_p50_ms: [median(0), median(1), median(2), median(3)],
-    })
+    };
+    Ok((found, charts))
 }
 
 /// One job's milliseconds.
@@ -362,8 +400,11 @@ struct Timed {
 }
 
 /// Publishes in open loop, at the times that were planned, and sees when each result has been committed.
-async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
+async fn steady(rig: &Rig, rate: u32, seconds: u32, recorder: Option<&RecorderHandle>) -> Result<Vec<Timed>> {
     let worker = rig.worker().await?;
+    if let Some(recorder) = recorder {
+        recorder.watch(&worker);
+    }
     let mut commits = Commits::watch(rig.database_url()).await?;
     let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
     // What is slow only once (connections, plans, caches) is no part of the question.
@@ -372,6 +413,9 @@ async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
     let mut warmed = 0;
     while warmed < warm {
         warmed += commits.next(Duration::from_secs(20)).await?.len();
+    }
+    if let Some(recorder) = recorder {
+        recorder.mark("warm");
     }
     let jobs = rate as usize * seconds as usize;
     let publish = async {
@@ -425,49 +469,6 @@ async fn steady(rig: &Rig, rate: u32, seconds: u32) -> Result<Vec<Timed>> {
         }
     };
     Ok(sent.iter().map(timed).collect())
-}
-
-async fn inflight(outlay: &Path, calls: usize, seconds: f64, rounds: usize) -> Result<Inflight> {
-    let mut options = RigOptions::new(outlay);
-    options.provider.latency.base_ms = seconds * 1e3;
-    options.max_in_flight = calls;
-    // Both ends of every call are on this machine, and this process is one of them.
-    raise_descriptors(calls as u64 + 1024)?;
-    let rig = Rig::start(options).await?;
-    let outcome = long_calls(&rig, calls, rounds).await;
-    let stats = rig.provider.stats();
-    let counts = rig.counts().await?;
-    rig.close().await?;
-    let mut found = outcome?;
-    found.not_done = found.jobs.saturating_sub(counts.done);
-    found.timeouts = stats.calls.saturating_sub(found.jobs);
-    Ok(found)
-}
-
-async fn long_calls(rig: &Rig, calls: usize, rounds: usize) -> Result<Inflight> {
-    declare(rig).await?;
-    let jobs = (calls * rounds) as u64;
-    let sender = Jobs::connect(rig.amqp_url(), rig.prefix()).await?;
-    sender.send_all((0..jobs).map(|n| format!("long-{n:08}")), "p").await?;
-    let worker = rig.worker().await?;
-    let started = Instant::now();
-    let (mut in_flight_max, mut done) = (0.0_f64, 0.0);
-    while done < jobs as f64 {
-        ensure!(started.elapsed() < Duration::from_secs(600), "{done} of {jobs} jobs ended");
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        in_flight_max = in_flight_max.max(worker.metric("outlay_in_flight").await);
-        done = worker.metric("outlay_jobs_total").await;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    let (resident_mib_max, cores) = (worker.resident_peak_mib(), worker.cpu().as_secs_f64() / seconds);
-    worker.stop(Duration::from_secs(30)).await?;
-    Ok(Inflight { calls, jobs, seconds, in_flight_max, resident_mib_max, cores, not_done: 0, timeouts: 0 })
-}
-
-fn raise_descriptors(wanted: u64) -> Result<()> {
-    let limit = rlimit::increase_nofile_limit(wanted)?;
-    ensure!(limit >= wanted, "this process may open {limit} files, {wanted} are needed: raise `ulimit -Hn`");
-    Ok(())
 }
 
 fn own_cpu() -> Duration {

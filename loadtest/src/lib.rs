@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod provider;
+pub mod record;
 pub mod replay;
 pub mod report;
 pub mod rig;

@@ -5,6 +5,8 @@ mod bench;
 mod comparing;
 mod fairness;
 mod fleet;
+mod fleet_report;
+mod inflight;
 mod simulate;
 
 use clap::{Parser, Subcommand};

@@ -31,6 +31,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("adapters", &["ports", "policy", "types"]),
     ("admin", &["ports", "policy", "types"]),
     ("telemetry", &["ports", "policy", "types"]),
+    // Figures in, pictures out: it knows nothing of jobs or money, so that any page can use it.
+    ("chart", &[]),
     ("config", &["policy", "types"]),
     ("ports", &["policy", "types"]),
     ("policy", &["types"]),
@@ -58,6 +60,8 @@ const VENDOR_HOMES: &[(&str, &[&str], &str)] = &[
     ("anyhow", &["main", "cli", "app"], "a library error has a type that callers can branch on"),
     ("indicatif", &["cli"], "only the command line draws"),
     ("comfy_table", &["cli"], "only the command line draws"),
+    ("plotters", &["chart"], "pictures are drawn in one place"),
+    ("plotters_backend", &["chart"], "pictures are drawn in one place"),
     ("clap", &["cli", "main"], "arguments become Config before anything else sees them"),
     ("rand", &["adapters/simulated", "engine"], "a decision is repeatable; only simulation and jitter draw"),
     (

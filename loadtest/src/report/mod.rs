@@ -1,7 +1,23 @@
 //! What a run has to show, as plain data: one value that becomes a page for people, JSON for machines and
 //! a summary for a terminal.
 
+mod deliver;
+mod page;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod write;
+
 use serde::Serialize;
+
+pub use self::deliver::Sinks;
+pub use self::summary::Screen;
+pub use self::write::replace_file;
+/// Pictures are the main crate's, which draws them for its own pages too.
+pub use outlay::chart::{Band, BandRow, Bar, Chart, Mark, Plot, Series, Tone};
+
+/// The version of the JSON; a field that goes or changes its meaning makes it one more, a new field does not.
+pub const JSON_VERSION: u32 = 1;
 
 /// The outcome of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -60,117 +76,43 @@ pub struct Column {
     pub is_number: bool,
 }
 
-/// A picture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Chart {
-    /// What is shown.
-    pub title: String,
-    /// Of the vertical axis, such as "ms"; may be empty.
-    pub unit: String,
-    /// What is drawn.
-    pub plot: Plot,
-    /// Events on the horizontal axis, such as faults.
-    pub marks: Vec<Mark>,
-}
-
-/// What is drawn. Times are seconds since the start of the run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Plot {
-    /// Over time, joined by lines.
-    Lines {
-        /// At most eight.
-        series: Vec<Series>,
-    },
-    /// Shares of a whole over time, one on top of the other.
-    Stack {
-        /// From the bottom up; equal times.
-        series: Vec<Series>,
-    },
-    /// A row for each thing that has states, such as a breaker.
-    Bands {
-        /// From the top down.
-        rows: Vec<BandRow>,
-    },
-    /// One bar to a label.
-    Bars {
-        /// From the top down.
-        bars: Vec<Bar>,
-    },
-}
-
-/// A quantity over time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Series {
-    /// For the legend.
-    pub name: String,
-    /// Seconds since the start, and the value.
-    pub points: Vec<(f64, f64)>,
-    /// A bound, such as a cap, is drawn as one.
-    pub is_limit: bool,
-}
-
-/// The states of one thing.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BandRow {
-    /// Of what.
-    pub name: String,
-    /// In order, without overlap.
-    pub bands: Vec<Band>,
-}
-
-/// One state that lasted.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Band {
-    /// Seconds since the start.
-    pub from_s: f64,
-    /// Seconds since the start.
-    pub until_s: f64,
-    /// Such as "open".
-    pub state: String,
-    /// How it is coloured.
-    pub tone: Tone,
-}
-
-/// What a state means to whoever looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tone {
-    /// As it should be.
-    Good,
-    /// On its way.
-    Fair,
-    /// Not as it should be.
-    Bad,
-    /// Not known, or not running.
-    Quiet,
-}
-
-/// A bar.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bar {
-    /// What it stands for.
-    pub label: String,
-    /// In the chart's unit.
-    pub value: f64,
-    /// The one that the others are compared with.
-    pub is_reference: bool,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Mark {
-    /// Seconds since the start.
-    pub at_s: f64,
-    /// In two or three words.
-    pub label: String,
-}
-
 impl Report {
     /// Whether everything held.
     #[must_use]
     pub fn held(&self) -> bool {
         self.checks.iter().all(|check| check.held)
+    }
+
+    /// What did not hold.
+    pub fn broken(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| !check.held)
+    }
+
+    /// The verdict in one sentence.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        match (self.broken().count(), self.checks.len()) {
+            (_, 0) => "Nothing was checked.".into(),
+            (0, 1) => "The check held.".into(),
+            (0, all) => format!("All {all} checks held."),
+            (1, 1) => "The check did not hold.".into(),
+            (broken, all) => format!("{broken} of {all} checks did not hold."),
+        }
+    }
+
+    /// One JSON document: `version`, `held`, and the fields of the report. A number that is none is `null`.
+    ///
+    /// # Errors
+    /// When there is no memory for it; every report has a JSON form.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            version: u32,
+            held: bool,
+            #[serde(flatten)]
+            report: &'a Report,
+        }
+        serde_json::to_string(&Document { version: JSON_VERSION, held: self.held(), report: self })
     }
 
     /// Notes a circumstance.
@@ -192,5 +134,11 @@ impl Table {
             .iter()
             .map(|(name, is_number)| Column { name: (*name).to_owned(), is_number: *is_number });
         Self { title: title.to_owned(), columns: columns.collect(), ..Self::default() }
+    }
+
+    /// The cells of a row, and whether each holds a number. A cell without a column is text.
+    fn cells<'a>(&'a self, row: &'a [String]) -> impl Iterator<Item = (&'a str, bool)> {
+        let is_number = |at: usize| self.columns.get(at).is_some_and(|column| column.is_number);
+        row.iter().enumerate().map(move |(at, cell)| (cell.as_str(), is_number(at)))
     }
 }

@@ -1,0 +1,1 @@
+//! Reports of every shape, as page, JSON and text.

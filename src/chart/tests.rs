@@ -1,0 +1,1 @@
+//! Pictures of ordinary and of extreme figures.
