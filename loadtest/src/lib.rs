@@ -2,7 +2,10 @@
 //! books, so that what outlay believes it spent can be compared with what it was really charged.
 
 pub mod compare;
+pub mod drill;
+pub mod oracle;
 pub mod provider;
+pub mod proxy;
 pub mod record;
 pub mod replay;
 pub mod report;

@@ -10,6 +10,7 @@ mod inflight;
 mod simulate;
 
 use clap::{Parser, Subcommand};
+use outlay_loadtest::drill::Drill;
 use std::process::ExitCode;
 
 // The simulator shares a small machine with what it tests, so its own work must be cheap.
@@ -28,6 +29,7 @@ struct Arguments {
 enum Command {
     Bench(bench::Bench),
     Compare(comparing::Compare),
+    Drill(Drill),
     Fleet(fleet::Fleet),
     Simulate(simulate::Simulate),
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Drill(drill) => return drill.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Simulate(simulate) => simulate.run(),
     };
