@@ -8,12 +8,13 @@ use outlay::types::catalogue::Offer;
 
 use crate::compare::CATALOGUE;
 use crate::provider::Price;
+use crate::record::Allowance;
 
 /// The same configuration with every provider at the simulator's address.
 pub(super) fn text(slots: usize) -> String {
     let mut text = String::new();
-    let (mut tables, mut is_kept) = (CATALOGUE.lines(), true);
-    while let Some(line) = tables.by_ref().next() {
+    let mut is_kept = true;
+    for line in CATALOGUE.lines() {
         if line.starts_with('[') {
             // The rig has its own [worker]; what [defaults] say is said for the one task.
             is_kept = line.starts_with("[[");
@@ -30,8 +31,22 @@ pub(super) fn text(slots: usize) -> String {
     text + "[[task]]\nid = \"t\"\nmax_output_tokens = 2048\nvalidate = \"json\"\n"
 }
 
+fn config() -> Result<Config> {
+    Ok(Config::parse(CATALOGUE, Source::File("the built-in catalogue".into()), &|_| None)?)
+}
+
 pub(super) fn offers() -> Result<Vec<Arc<Offer>>> {
-    Ok(Config::parse(CATALOGUE, Source::File("the built-in catalogue".into()), &|_| None)?.models)
+    Ok(config()?.models)
+}
+
+pub(super) fn allowances() -> Result<Vec<Allowance>> {
+    let limit = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| u64::from(limit.get()));
+    let of = |provider: &outlay::config::ProviderConfig| Allowance {
+        provider: provider.id.to_string(),
+        requests_per_minute: limit(provider.requests_per_minute),
+        tokens_per_minute: limit(provider.tokens_per_minute),
+    };
+    Ok(config()?.providers.iter().map(of).collect())
 }
 
 pub(super) fn price(offer: &Offer) -> Price {

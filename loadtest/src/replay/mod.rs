@@ -5,18 +5,21 @@
 //! counts from the planned time, so that a slow system cannot hide its delays by slowing the sender.
 
 mod catalogue;
+mod figures;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use outlay::types::NanoUsd;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
 use crate::provider::ProviderConfig;
+use crate::record::Allowance;
 use crate::rig::{Counts, Jobs, Rig, RigOptions};
 use crate::trace::{Planned, Shape, Trace};
 use crate::world::{Outage, World};
@@ -88,6 +91,7 @@ impl Replay {
                 ensure!(is_loopback(&url), "{name} names another machine; --allow-remote permits that");
             }
         }
+        self.cap_usd.as_deref().map(nano_usd).transpose()?;
         let trace = Trace::read(&self.trace, self.shape.cut()).await?;
         let plan = Arc::new(self.shape.plan(&trace)?);
         let world = World::read(self.world.as_deref(), self.shape.seed, self.outages.clone())?;
@@ -106,6 +110,14 @@ impl Replay {
         options.catalogue = Some(catalogue::text(self.slots));
         options.projects = projects(plan, self.cap_usd.as_deref());
         Rig::start(options).await
+    }
+
+    /// The limits that the catalogue says its providers have.
+    ///
+    /// # Errors
+    /// Never, as long as the built-in catalogue can be read.
+    pub fn allowances(&self) -> Result<Vec<Allowance>> {
+        catalogue::allowances()
     }
 
     /// Publishes the plan to running workers and waits for every job's end. `sent` hears how many have been
@@ -213,8 +225,22 @@ fn provider(world: &World) -> Result<ProviderConfig> {
     Ok(config)
 }
 
+fn projects_of(plan: &[Planned]) -> BTreeSet<&Arc<str>> {
+    plan.iter().map(|planned| &planned.project).collect()
+}
+
+fn nano_usd(cap: &str) -> Result<i64> {
+    let cap: NanoUsd =
+        cap.parse().map_err(|error| anyhow::anyhow!("{error}")).with_context(|| format!("--cap {cap}"))?;
+    Ok(cap.0)
+}
+
+fn id(n: usize) -> String {
+    format!("replay-{n:07}")
+}
+
 fn projects(plan: &[Planned], cap_usd: Option<&str>) -> String {
-    let names: std::collections::BTreeSet<_> = plan.iter().map(|planned| &planned.project).collect();
+    let names = projects_of(plan);
     let cap = cap_usd.unwrap_or("1000000");
     names
         .iter()
@@ -225,7 +251,7 @@ fn projects(plan: &[Planned], cap_usd: Option<&str>) -> String {
 /// Its id and its body: a prompt of about the recorded length, which ends in the length of its answer.
 fn job(n: usize, planned: &Planned) -> (String, String) {
     const FILLER: &str = "The budget sheet for the next quarter is attached, please read it before noon. ";
-    let id = format!("replay-{n:07}");
+    let id = id(n);
     let bytes = (planned.input_tokens as usize * 4).min(PROMPT_BYTES_MAX);
     let start = format!("{} ", planned.content);
     let end = format!(" [{} tokens]", planned.output_tokens);
