@@ -40,7 +40,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, rows: &[BandRow]) -> Result<(), Troubl
     // Names stand beside their rows where there is room, else above them.
     let widest = shown.iter().map(|row| text_width(&row.name)).max().unwrap_or(0);
     let is_beside = widest <= frame.width() * 2 / 5;
-    let (left, row_height) = if is_beside { (widest + 14, ROW) } else { (4, ROW + LINE) };
+    let (left, row_height) = if is_beside { (widest + 14, ROW) } else { (18, ROW + LINE) };
     let height = row_height * shown.len() as i32;
     let axis = Axis::rows(shown.len());
     let mut plotted =

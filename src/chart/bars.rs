@@ -30,17 +30,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, bars: &[Bar]) -> Result<(), Trouble> {
     }
     let widest = shown.iter().map(|bar| text_width(&bar.label)).max().unwrap_or(0);
     let is_beside = widest <= frame.width() * 2 / 5;
-    let (left, row) = if is_beside { (widest + 14, ROW) } else { (6, ROW + LINE) };
-    // Behind the longest bar there is room for its value.
-    let valued = shown.iter().map(|bar| text_width(&amount(bar.value, unit))).max().unwrap_or(0) + 12;
+    let (left, row) = if is_beside { (widest + 14, ROW) } else { (26, ROW + LINE) };
+    // Behind the longest bar there is room for its value, which is in bold.
+    let valued = shown.iter().map(|bar| text_width(&amount(bar.value, unit))).max().unwrap_or(0);
     let plot = f64::from((frame.width() - left - 20).max(40));
-    let stretch = plot / (plot - f64::from(valued)).max(plot / 4.0);
+    let taken = (f64::from(valued) * 1.15 + 10.0).min(plot * 0.6) / plot;
     let ticks = if frame.width() > 400 { 5 } else { 3 };
-    let mut x = Axis::of_amounts(least * stretch, most * stretch, ticks, Unit::of(unit));
+    let behind = |from: f64| (most - taken * from) / (1.0 - taken);
+    let rough = Axis::of_amounts(least, most, ticks, Unit::of(unit));
+    let mut x = Axis::of_amounts(least, behind(rough.from), ticks, Unit::of(unit));
     // The axis ends where the room does, not at the next tick.
-    if most > 0.0 {
-        x.until = most * stretch;
-        x.ticks.retain(|tick| *tick <= most * stretch);
+    if most > least {
+        x.until = behind(x.from);
+        x.ticks.retain(|tick| *tick <= x.until);
     }
     let y = Axis::rows(shown.len());
     let height = row * shown.len() as i32;

@@ -130,7 +130,10 @@ impl<'a> Frame<'a> {
             ink => {
                 self.root.draw(&Rectangle::new([from, until], ink.color().filled()))?;
                 self.canvas.hatch_of(ink, from, until);
-                Ok(())
+                // An area is known by its upper edge too.
+                let Ink::Area(index) = ink else { return Ok(()) };
+                let edge = vec![from, (until.0, from.1)];
+                self.root.draw(&PathElement::new(edge, Ink::Line(index).color()))
             }
         }
     }
@@ -189,6 +192,7 @@ impl<'a> Frame<'a> {
     /// What the numbers above the plot stand for.
     fn key(&mut self, labels: &Labels) {
         let mut x = 4;
+        self.y += if labels.key.is_empty() { 0 } else { 5 };
         for text in &labels.key {
             let text = fitting(text, f64::from(self.width - 8));
             let needed = text_width(&text) + 14;

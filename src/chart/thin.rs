@@ -5,7 +5,8 @@ const LARGEST: f64 = 1e300;
 
 /// Whether something can be drawn.
 pub(super) fn is_drawable(value: f64) -> bool {
-    value.is_finite() && value.abs() < LARGEST
+    // False for what is no number, too.
+    value.abs() < LARGEST
 }
 
 /// The stretches between gaps, in the order of time. A point without a value ends a stretch, one without a time

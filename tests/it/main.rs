@@ -16,6 +16,7 @@ mod hedge;
 mod kill;
 mod model;
 mod rabbit;
+mod report;
 mod sim;
 mod support;
 mod tidy;
