@@ -20,6 +20,8 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod engine;
+#[cfg(outlay_mutants)]
+pub mod mutants;
 pub mod policy;
 pub mod ports;
 pub mod telemetry;

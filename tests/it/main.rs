@@ -15,6 +15,7 @@ mod guard;
 mod hedge;
 mod kill;
 mod model;
+mod mutants;
 mod rabbit;
 mod sim;
 mod support;

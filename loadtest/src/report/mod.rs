@@ -188,10 +188,9 @@ impl Table {
     /// Without rows; each column by its name and whether it holds numbers.
     #[must_use]
     pub fn new(title: &str, columns: &[(&str, bool)]) -> Self {
-        let columns = columns.iter().map(|(name, is_number)| Column {
-            name: (*name).to_owned(),
-            is_number: *is_number,
-        });
+        let columns = columns
+            .iter()
+            .map(|(name, is_number)| Column { name: (*name).to_owned(), is_number: *is_number });
         Self { title: title.to_owned(), columns: columns.collect(), ..Self::default() }
     }
 }

@@ -46,6 +46,8 @@ pub struct RigOptions {
     pub postgres_url: Option<String>,
     /// As `postgres_url`.
     pub amqp_url: Option<String>,
+    /// What the environment of its workers has besides.
+    pub environment: Vec<(String, String)>,
 }
 
 impl RigOptions {
@@ -60,6 +62,7 @@ impl RigOptions {
             more: String::new(),
             postgres_url: None,
             amqp_url: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -73,6 +76,7 @@ pub struct Rig {
     database_url: String,
     amqp_url: String,
     prefix: String,
+    environment: Vec<(String, String)>,
     /// The oracle: it knows every call, and never asks outlay.
     pub provider: Running,
 }
@@ -130,6 +134,7 @@ impl Rig {
             admin_url,
             amqp_url,
             prefix: format!("outlay-rig-{mark}."),
+            environment: options.environment,
             provider,
         };
         rig.configure(options.max_in_flight, &options.projects, &options.more)?;
@@ -222,7 +227,7 @@ impl Rig {
     /// # Errors
     /// When it ends instead, with its log.
     pub async fn worker(&self) -> Result<Worker> {
-        let worker = Worker::start(&self.outlay, &self.config(), &self.folder)?;
+        let worker = Worker::start(&self.outlay, &self.config(), &self.folder, &self.environment)?;
         worker.ready(Duration::from_secs(30)).await?;
         Ok(worker)
     }

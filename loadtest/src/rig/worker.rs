@@ -19,7 +19,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(outlay: &Path, config: &Path, folder: &Path) -> Result<Self> {
+    pub(super) fn start(
+        outlay: &Path,
+        config: &Path,
+        folder: &Path,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let free = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let log = folder.join(format!("worker-{}.log", free.port()));
         let mut command = Command::new(outlay);
@@ -28,6 +33,7 @@ impl Worker {
             command.env_remove(name);
         }
         let child = command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

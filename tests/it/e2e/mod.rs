@@ -12,7 +12,7 @@ mod invalid;
 mod main_path;
 mod outage;
 mod poison;
-mod private;
+pub(crate) mod private;
 mod stops;
 
 use std::time::Duration;

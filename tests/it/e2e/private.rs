@@ -6,7 +6,7 @@ use std::process::Command;
 use outlay_loadtest::rig::RigOptions;
 
 /// Services of one test's own; stopped when dropped.
-pub(super) struct Private {
+pub(crate) struct Private {
     folder: tempfile::TempDir,
     postgres_url: Option<String>,
     amqp_url: Option<String>,
@@ -14,7 +14,7 @@ pub(super) struct Private {
 
 impl Private {
     /// Starts `which`: `rabbitmq`, `postgres` or `both`. `None`, loudly, where they are not installed.
-    pub(super) fn start(which: &str) -> Option<Self> {
+    pub(crate) fn start(which: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let place = folder.path().to_str().expect("a name");
         let done = script().args(["private", "start", which, place]).output().expect("the script");
@@ -34,20 +34,20 @@ impl Private {
     }
 
     /// Has the rig use these services.
-    pub(super) fn shape(&self, options: &mut RigOptions) {
+    pub(crate) fn shape(&self, options: &mut RigOptions) {
         options.postgres_url.clone_from(&self.postgres_url);
         options.amqp_url.clone_from(&self.amqp_url);
     }
 
     /// `kill9`, `restart`, `pause` or `resume` one of them.
-    pub(super) fn act(&self, what: &str, which: &str) {
+    pub(crate) fn act(&self, what: &str, which: &str) {
         let done =
             script().args(["private", what, which]).arg(self.folder.path()).output().expect("the script");
         assert!(done.status.success(), "{what} {which}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Runs `rabbitmqctl` or `psql` on them.
-    pub(super) fn ctl(&self, command: &[&str]) -> String {
+    pub(crate) fn ctl(&self, command: &[&str]) -> String {
         let done = script().args(["private", "ctl"]).arg(self.folder.path()).args(command).output();
         let done = done.expect("the script");
         assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
