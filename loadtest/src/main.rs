@@ -7,6 +7,7 @@ mod fleet;
 mod simulate;
 
 use clap::{Parser, Subcommand};
+use outlay_loadtest::drill::Drill;
 use std::process::ExitCode;
 
 // The simulator shares a small machine with what it tests, so its own work must be cheap.
@@ -24,6 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Drill(Drill),
     Fleet(fleet::Fleet),
     Simulate(simulate::Simulate),
 }
@@ -31,6 +33,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Bench(bench) => bench.run(),
+        Command::Drill(drill) => return drill.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Simulate(simulate) => simulate.run(),
     };

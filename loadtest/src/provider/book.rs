@@ -3,6 +3,7 @@
 
 use super::{
     book_file::BookFile,
+    clock::now,
     draw::{PromptHash, hash_str},
     fault::Fault,
     price::Tokens,
@@ -14,6 +15,7 @@ use std::{
     hash::Hash,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 /// Bills per page. Pages are filled and then left alone: one vector would sooner or later copy
@@ -26,6 +28,8 @@ const PAGE: usize = 65_536;
 pub struct Bill {
     /// Position in the book, from 0.
     pub seq: u64,
+    /// When the call came, in microseconds since the book was opened; it never falls from bill to bill.
+    pub at_us: u64,
     /// The request's `X-Client-Request-Id`.
     pub attempt_id: Option<Arc<str>>,
     /// The model that answered and is charged for; empty if the request could not be read.
@@ -104,7 +108,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) outcome: Outcome,
 }
 
-pub(crate) struct Book(Mutex<Inner>);
+pub(crate) struct Book {
+    opened: Instant,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -119,7 +126,8 @@ struct Inner {
 impl Book {
     /// A new book, copied line by line to the end of `file` if one is named.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self> {
-        Ok(Self(Mutex::new(Inner { file: file.map(BookFile::open).transpose()?, ..Inner::default() })))
+        let inner = Inner { file: file.map(BookFile::open).transpose()?, ..Inner::default() };
+        Ok(Self { opened: now().mono, inner: Mutex::new(inner) })
     }
 
     /// Writes a call down and returns its sequence number.
@@ -127,6 +135,8 @@ impl Book {
         let attempt_id: Option<Arc<str>> = entry.attempt_id.map(Arc::from);
         let mut inner = self.lock();
         let inner = &mut *inner;
+        // Under the lock, so that times are in the book's order.
+        let at_us = now().mono.saturating_duration_since(self.opened).as_micros();
         let (tokens, billed_nano_usd) = entry.charge.unwrap_or_default();
         let totals = &mut inner.totals;
         let seq = totals.calls;
@@ -150,6 +160,7 @@ impl Book {
         }
         let bill = Bill {
             seq,
+            at_us: u64::try_from(at_us).unwrap_or(u64::MAX),
             attempt_id,
             model: charge_model(&mut inner.by_model, entry.model, billed_nano_usd),
             prompt_hash: entry.prompt_hash.unwrap_or_default(),
@@ -215,7 +226,7 @@ impl Book {
 
     // A panic elsewhere must not cost a test its evidence.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

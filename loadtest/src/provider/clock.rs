@@ -1,5 +1,5 @@
-//! The one place where the simulator reads a clock, and only an enforced rate limit asks for it:
-//! everything else is a function of the seed and the call.
+//! The one place where the simulator reads a clock. Enforced rate limits and the book's times ask for
+//! it: everything else is a function of the seed and the call.
 
 use jiff::Timestamp;
 use std::time::Instant;

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
@@ -210,6 +210,31 @@ pub async fn delete_queue(amqp_url: &str, name: &str) -> Result<()> {
     let channel = connection.create_channel().await?;
     channel.queue_delete(name.into(), QueueDeleteOptions::default()).await?;
     Ok(connection.close(200, "done".into()).await?)
+}
+
+/// The ids of all messages that were given up, in any lane; they stay where they are.
+///
+/// # Errors
+/// When the broker does not answer, or nothing has been declared yet.
+pub async fn dead_letters(amqp_url: &str, prefix: &str) -> Result<Vec<String>> {
+    let connection = connect(amqp_url).await?;
+    let channel = connection.create_channel().await?;
+    let mut found = Vec::new();
+    for lane in LANES.iter().chain(&["feedback"]) {
+        let queue = format!("{prefix}dead.{lane}");
+        // Nothing is acknowledged, so all of it goes back as the connection ends.
+        while let Some(letter) = channel.basic_get(queue.clone().into(), BasicGetOptions::default()).await? {
+            let id = letter.delivery.properties.message_id().as_ref();
+            found.push(id.map_or_else(|| "a message without an id".to_owned(), ToString::to_string));
+        }
+    }
+    connection.close(200, "done".into()).await?;
+    Ok(found)
+}
+
+/// Whether a broker answers.
+pub(super) async fn answers(amqp_url: &str) -> Result<()> {
+    Ok(connect(amqp_url).await?.close(200, "done".into()).await?)
 }
 
 /// Deletes everything a fleet declares.

@@ -5,20 +5,26 @@
 
 mod broker;
 mod commits;
+mod counts;
+mod private;
 mod worker;
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection};
 
-pub use self::broker::{Heard, Jobs, Listener, delete_queue, job_body};
+pub use self::broker::{Heard, Jobs, Listener, dead_letters, delete_queue, job_body};
 pub use self::commits::Commits;
-pub use self::worker::{Worker, processor_time, resident_peak_mib};
+pub use self::counts::Counts;
+pub use self::private::{Private, Unavailable};
+pub use self::worker::{Worker, open_files, processor_time, resident_mib, resident_peak_mib};
+use crate::oracle;
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
 /// Where PostgreSQL answers unless OUTLAY_TEST_POSTGRES_URL says otherwise.
@@ -28,6 +34,8 @@ const AMQP_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// Prices of the only model, in pico-dollars a token.
 const INPUT_PICO_USD: i64 = 1_000_000;
 const OUTPUT_PICO_USD: i64 = 4_000_000;
+/// What the configuration calls the provider whose bill book the rig has.
+pub const PROVIDER: &str = "mock";
 
 /// What a rig is made of.
 #[derive(Debug, Clone)]
@@ -42,6 +50,8 @@ pub struct RigOptions {
     pub projects: String,
     /// More of the configuration.
     pub more: String,
+    /// More lines of the provider's table, such as `timeout = "5s"`.
+    pub terms: String,
     /// The services; `None` for what the environment names, or the standard addresses.
     pub postgres_url: Option<String>,
     /// As `postgres_url`.
@@ -60,6 +70,7 @@ impl RigOptions {
             max_in_flight: 256,
             projects: "[[project]]\nid = \"p\"\nbudget = { total = \"1000000\" }\n".to_owned(),
             more: String::new(),
+            terms: String::new(),
             postgres_url: None,
             amqp_url: None,
             environment: Vec::new(),
@@ -76,32 +87,43 @@ pub struct Rig {
     database_url: String,
     amqp_url: String,
     prefix: String,
+    terms: String,
     environment: Vec<(String, String)>,
+    /// Whether workers take other ways to the services than everybody else does.
+    ways: Ways,
     /// The oracle: it knows every call, and never asks outlay.
     pub provider: Running,
 }
 
-/// What the store holds, counted without outlay's own code.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Terminal jobs.
-    pub results: u64,
-    /// Of these, the ones that were answered.
-    pub done: u64,
-    /// Jobs that wait outside the queue.
-    pub parked: u64,
-    /// Calls whose hold stands.
-    pub held: u64,
-    /// Calls whose bill is unknown.
-    pub presumed: u64,
-    /// Calls whose bill is known.
-    pub settled: u64,
-    /// Messages that are still owed.
-    pub outbox: u64,
-    /// Sum of known bills, in nano-dollars.
-    pub spent_nano_usd: i64,
-    /// Sum of presumed holds, in nano-dollars.
-    pub presumed_nano_usd: i64,
+/// A service does not answer, so nothing could be tried.
+#[derive(Debug)]
+pub struct Unreachable {
+    service: &'static str,
+    url: String,
+    why: String,
+}
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { service, url, why } = self;
+        let (start, rest) = url.split_once("://").unwrap_or(("", url));
+        // Never a password.
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        write!(f, "{service} does not answer at {start}://{host}: {why}; `scripts/services.sh up` starts one")
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// Where workers find the services instead of at their own addresses: the proxies of a drill.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ways {
+    /// To the database.
+    pub postgres: Option<SocketAddr>,
+    /// To the broker.
+    pub broker: Option<SocketAddr>,
+    /// To the provider.
+    pub provider: Option<SocketAddr>,
 }
 
 impl Rig {
@@ -117,8 +139,12 @@ impl Rig {
         let amqp_url = or_env(options.amqp_url, "OUTLAY_TEST_AMQP_URL", AMQP_URL);
         let mark = format!("{}_{:x}", std::process::id(), rand::random::<u32>());
         let database = format!("outlay_rig_{mark}");
-        let mut admin =
-            PgConnection::connect(&admin_url).await.with_context(|| format!("PostgreSQL at {admin_url}"))?;
+        let unreachable = |service, url: &str, why: String| Unreachable { service, url: url.to_owned(), why };
+        let mut admin = (PgConnection::connect(&admin_url).await)
+            .map_err(|error| unreachable("PostgreSQL", &admin_url, error.to_string()))?;
+        broker::answers(&amqp_url)
+            .await
+            .map_err(|error| unreachable("RabbitMQ", &amqp_url, format!("{error:#}")))?;
         execute(&mut admin, &format!("CREATE DATABASE {database}")).await?;
         admin.close().await?;
         let price = Price { input: INPUT_PICO_USD, cached_input: INPUT_PICO_USD, output: OUTPUT_PICO_USD };
@@ -134,7 +160,9 @@ impl Rig {
             admin_url,
             amqp_url,
             prefix: format!("outlay-rig-{mark}."),
+            terms: options.terms,
             environment: options.environment,
+            ways: Ways::default(),
             provider,
         };
         rig.configure(options.max_in_flight, &options.projects, &options.more)?;
@@ -152,7 +180,7 @@ impl Rig {
             text,
             "[store]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\nprefix = \"{}\"\n\
              [worker]\nmax_in_flight = {max_in_flight}\n\
-             [[provider]]\nid = \"mock\"\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmax_concurrent = {max_in_flight}\n\
+             [[provider]]\nid = \"{PROVIDER}\"\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmax_concurrent = {max_in_flight}\n{}\n\
              [[model]]\nid = \"m\"\nprovider = \"mock\"\ntier = \"small\"\ntokenizer = \"bytes\"\n\
              context_tokens = 128000\nmax_output_tokens = 16000\n\
              input_usd_per_mtok = \"{}\"\noutput_usd_per_mtok = \"{}\"\n\
@@ -161,14 +189,66 @@ impl Rig {
             self.amqp_url,
             self.prefix,
             self.provider.base_url(),
+            self.terms,
             usd(INPUT_PICO_USD),
             usd(OUTPUT_PICO_USD),
         )?;
-        std::fs::write(self.config(), text)?;
-        Ok(())
+        std::fs::write(self.config(), &text)?;
+        self.write_workers_config(text)
     }
 
-    /// The configuration that every process of this rig reads.
+    /// Has workers that start from now on take other ways to the services; everybody else goes straight.
+    ///
+    /// # Errors
+    /// When their configuration cannot be written.
+    pub fn lead_workers(&mut self, ways: Ways) -> Result<()> {
+        self.ways = ways;
+        self.write_workers_config(std::fs::read_to_string(self.config())?)
+    }
+
+    fn write_workers_config(&self, mut text: String) -> Result<()> {
+        for (url, way) in [
+            (&self.database_url, self.ways.postgres),
+            (&self.amqp_url, self.ways.broker),
+            (&self.provider.base_url(), self.ways.provider),
+        ] {
+            if let Some(way) = way {
+                text = text.replace(url, &with_host(url, &way.to_string()));
+            }
+        }
+        Ok(std::fs::write(self.workers_config(), text)?)
+    }
+
+    /// Addresses of the database, the broker and the provider.
+    ///
+    /// # Errors
+    /// When one of them is no `host:port` that can be looked up.
+    pub async fn services(&self) -> Result<[SocketAddr; 3]> {
+        let mut found = [self.provider.addr(); 3];
+        for (place, (url, port)) in found.iter_mut().zip([(&self.database_url, 5432), (&self.amqp_url, 5672)])
+        {
+            let host = host_of(url);
+            let host = if host.contains(':') { host.to_owned() } else { format!("{host}:{port}") };
+            let looked_up = tokio::net::lookup_host(&host).await.with_context(|| host.clone())?.next();
+            *place = looked_up.with_context(|| format!("{host} has no address"))?;
+        }
+        Ok(found)
+    }
+
+    fn workers_config(&self) -> PathBuf {
+        self.folder.join("worker.toml")
+    }
+
+    /// What all workers have logged so far, those that have ended too.
+    #[must_use]
+    pub fn logs(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let logs = paths.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+
+    /// The configuration that commands of this rig read, and workers unless they are led another way.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.folder.join("outlay.toml")
@@ -227,68 +307,13 @@ impl Rig {
     /// # Errors
     /// When it ends instead, with its log.
     pub async fn worker(&self) -> Result<Worker> {
-        let worker = Worker::start(&self.outlay, &self.config(), &self.folder, &self.environment)?;
+        let worker = Worker::start(&self.outlay, &self.workers_config(), &self.folder, &self.environment)?;
         worker.ready(Duration::from_secs(30)).await?;
         Ok(worker)
     }
 
-    /// Counts what the store holds.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn counts(&self) -> Result<Counts> {
-        let mut connection = PgConnection::connect(&self.database_url).await?;
-        let row = sqlx::query(
-            "SELECT (SELECT count(*) FROM outlay.result WHERE generation > 0), \
-               (SELECT count(*) FROM outlay.result WHERE status = 'done'), \
-               (SELECT count(*) FROM outlay.parked WHERE released_at IS NULL), \
-               (SELECT count(*) FROM outlay.outbox), \
-               count(*) FILTER (WHERE state = 'held'), count(*) FILTER (WHERE state = 'presumed'), \
-               count(*) FILTER (WHERE state = 'settled'), \
-               coalesce(sum(counted) FILTER (WHERE state = 'settled'), 0)::bigint, \
-               coalesce(sum(counted) FILTER (WHERE state = 'presumed'), 0)::bigint FROM outlay.attempt",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        connection.close().await?;
-        let count = |at: usize| row.try_get::<i64, _>(at).map(|n| u64::try_from(n).unwrap_or_default());
-        Ok(Counts {
-            results: count(0)?,
-            done: count(1)?,
-            parked: count(2)?,
-            outbox: count(3)?,
-            held: count(4)?,
-            presumed: count(5)?,
-            settled: count(6)?,
-            spent_nano_usd: row.try_get(7)?,
-            presumed_nano_usd: row.try_get(8)?,
-        })
-    }
-
-    /// Waits until `enough`, looking every 100 ms.
-    ///
-    /// # Errors
-    /// When that takes longer than `patience`, with the last counts.
-    pub async fn until(&self, patience: Duration, enough: impl Fn(&Counts) -> bool) -> Result<Counts> {
-        let end = tokio::time::Instant::now() + patience;
-        let mut last = None;
-        loop {
-            // A database that is being restarted is asked again.
-            if let Ok(counts) = self.counts().await {
-                if enough(&counts) {
-                    return Ok(counts);
-                }
-                last = Some(counts);
-            }
-            if tokio::time::Instant::now() > end {
-                bail!("not within {patience:?}: {last:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// What must hold after every run, whatever went wrong in it: the ledger adds up, no attempt was
-    /// sent twice, every bill is known to the ledger and counted at no less.
+    /// What must hold after every run, whatever went wrong in it: outlay finds its ledger in order, and the
+    /// oracle finds it in keeping with the bills.
     ///
     /// # Errors
     /// With everything that does not hold.
@@ -296,39 +321,9 @@ impl Rig {
         let verified = self.outlay(&["ledger", "verify"]).await?;
         let said = [&verified.stdout[..], &verified.stderr[..]].concat();
         ensure!(verified.status.success(), "ledger verify: {}", String::from_utf8_lossy(&said));
-        let stats = self.provider.stats();
-        ensure!(
-            stats.calls_per_attempt_max <= 1,
-            "an attempt was sent {} times",
-            stats.calls_per_attempt_max
-        );
-        ensure!(stats.calls_without_attempt_id == 0, "calls without an attempt id");
-        let mut connection = PgConnection::connect(&self.database_url).await?;
-        let rows = sqlx::query("SELECT attempt_id, counted, state FROM outlay.attempt")
-            .fetch_all(&mut connection)
-            .await?;
-        connection.close().await?;
-        let mut counted = std::collections::HashMap::with_capacity(rows.len());
-        for row in rows {
-            let id: uuid::Uuid = row.try_get(0)?;
-            counted.insert(id.to_string(), (row.try_get::<i64, _>(1)?, row.try_get::<String, _>(2)?));
-        }
-        let mut wrong = Vec::new();
-        for bill in self.provider.bills() {
-            let id = bill.attempt_id.as_deref().unwrap_or_default();
-            match counted.get(id) {
-                None => wrong.push(format!("the ledger does not know {id}")),
-                Some((counted, state)) => {
-                    if bill.billed_nano_usd > *counted {
-                        let billed = bill.billed_nano_usd;
-                        wrong.push(format!("{id}: billed {billed}, counted {counted} as {state}"));
-                    } else if state == "settled" && bill.billed_nano_usd != *counted {
-                        wrong.push(format!("{id}: settled at {counted}, billed {}", bill.billed_nano_usd));
-                    }
-                }
-            }
-        }
-        ensure!(wrong.is_empty(), "{} bills are wrong, such as {}", wrong.len(), wrong[0]);
+        let broken = oracle::books(self).await?.into_iter().filter(|check| !check.held);
+        let broken: Vec<String> = broken.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+        ensure!(broken.is_empty(), "{}", broken.join("\n"));
         Ok(())
     }
 
@@ -354,20 +349,53 @@ async fn execute(connection: &mut PgConnection, sql: &str) -> Result<()> {
 }
 
 fn with_database(url: &str, database: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let host_end = url[start..].find('/').map_or(url.len(), |at| start + at);
+    let (_, host_end) = host_span(url);
     let query = url.find('?').map_or("", |at| &url[at..]);
     format!("{}/{database}{query}", &url[..host_end])
 }
 
+fn with_host(url: &str, host: &str) -> String {
+    let (start, end) = host_span(url);
+    format!("{}{host}{}", &url[..start], &url[end..])
+}
+
+fn host_of(url: &str) -> &str {
+    let (start, end) = host_span(url);
+    &url[start..end]
+}
+
+/// Where `host:port` stands in a URL.
+fn host_span(url: &str) -> (usize, usize) {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    let start = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    (start, end)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::with_database;
+    use super::{Unreachable, host_of, with_database, with_host};
 
     #[test]
     fn the_database_is_put_into_the_address() {
         assert_eq!(with_database("postgres://root@h:5432/postgres", "d"), "postgres://root@h:5432/d");
         assert_eq!(with_database("postgres://root@h", "d"), "postgres://root@h/d");
         assert_eq!(with_database("postgres://h/x?sslmode=disable", "d"), "postgres://h/d?sslmode=disable");
+    }
+
+    #[test]
+    fn another_host_is_put_into_the_address() {
+        let url = "amqp://guest:gu%40est@127.0.0.1:5672/%2f?heartbeat=5";
+        assert_eq!(host_of(url), "127.0.0.1:5672");
+        assert_eq!(with_host(url, "127.0.0.1:9"), "amqp://guest:gu%40est@127.0.0.1:9/%2f?heartbeat=5");
+        assert_eq!(with_host("http://127.0.0.1:80", "127.0.0.1:9"), "http://127.0.0.1:9");
+        assert_eq!(with_host("postgres://h", "127.0.0.1:9"), "postgres://127.0.0.1:9");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_without_the_password() {
+        let url = "amqp://me:secret@h:1/%2f".to_owned();
+        let told = Unreachable { service: "RabbitMQ", url, why: "refused".into() }.to_string();
+        assert!(told.starts_with("RabbitMQ does not answer at amqp://h:1/%2f: refused"), "{told}");
     }
 }

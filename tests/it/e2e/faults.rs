@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use outlay_loadtest::rig::{Counts, Rig, Worker};
 
-use super::private::Private;
-use super::{PATIENCE, ids, rig, sender};
+use super::{PATIENCE, ids, private, rig, sender};
 
 fn rounds(usual: u32) -> u32 {
     std::env::var("OUTLAY_DRILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
@@ -90,7 +89,7 @@ async fn a_paused_worker_is_fenced_and_settles_late() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_fails_in_every_way() {
-    let Some(services) = Private::start("rabbitmq") else { return };
+    let Some(services) = private("rabbitmq").await else { return };
     let shape = |options: &mut outlay_loadtest::rig::RigOptions| {
         services.shape(options);
         options.provider.latency.base_ms = 30.0;
@@ -107,23 +106,23 @@ async fn a_broker_that_fails_in_every_way() {
     };
     for round in 0..rounds(1).min(25) {
         send(&format!("connections-{round}")).await;
-        services.ctl(&["rabbitmqctl", "close_all_connections", "drill"]);
+        services.ctl(&["rabbitmqctl", "close_all_connections", "drill"]).await.expect("done");
         nap(1_000).await;
         send(&format!("app-{round}")).await;
-        services.ctl(&["rabbitmqctl", "stop_app"]);
+        services.ctl(&["rabbitmqctl", "stop_app"]).await.expect("done");
         nap(if rounds(0) > 0 { 10_000 } else { 4_000 }).await;
-        services.ctl(&["rabbitmqctl", "start_app"]);
+        services.ctl(&["rabbitmqctl", "start_app"]).await.expect("done");
         nap(1_000).await;
     }
     for round in 0..rounds(3) {
         send(&format!("restart-{round}")).await;
-        services.act("restart", "rabbitmq");
+        services.act("restart", "rabbitmq").await.expect("done");
         nap(2_000).await;
     }
     send("memory").await;
-    services.ctl(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.00001"]);
+    services.ctl(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.00001"]).await.expect("done");
     nap(3_000).await;
-    services.ctl(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.4"]);
+    services.ctl(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.4"]).await.expect("done");
     settle(&rig, sent).await;
     no_dead_letters(&rig).await;
     for worker in workers {
@@ -134,7 +133,7 @@ async fn a_broker_that_fails_in_every_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_fails_in_every_way() {
-    let Some(services) = Private::start("postgres") else { return };
+    let Some(services) = private("postgres").await else { return };
     let shape = |options: &mut outlay_loadtest::rig::RigOptions| {
         services.shape(options);
         options.provider.latency.base_ms = 20.0;
@@ -151,25 +150,28 @@ async fn a_database_that_fails_in_every_way() {
     for round in 0..rounds(4) {
         send(&format!("terminated-{round}")).await;
         for _ in 0..5 {
-            services.ctl(&[
-                "psql",
-                "-c",
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            services
+                .ctl(&[
+                    "psql",
+                    "-c",
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE application_name LIKE 'outlay%' AND pid <> pg_backend_pid()",
-            ]);
+                ])
+                .await
+                .expect("done");
             nap(150).await;
         }
     }
     for round in 0..rounds(2) {
         send(&format!("crashed-{round}")).await;
-        services.act("kill9", "postgres");
-        services.act("restart", "postgres");
+        services.act("kill9", "postgres").await.expect("done");
+        services.act("restart", "postgres").await.expect("done");
         nap(2_000).await;
     }
     send("away").await;
-    services.act("kill9", "postgres");
+    services.act("kill9", "postgres").await.expect("done");
     nap(if rounds(0) > 0 { 60_000 } else { 8_000 }).await;
-    services.act("restart", "postgres");
+    services.act("restart", "postgres").await.expect("done");
     let counts = settle(&rig, sent).await;
     assert_eq!(counts.done, sent, "no job failed for it");
     no_dead_letters(&rig).await;

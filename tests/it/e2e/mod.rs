@@ -12,12 +12,11 @@ mod invalid;
 mod main_path;
 mod outage;
 mod poison;
-pub(crate) mod private;
 mod stops;
 
 use std::time::Duration;
 
-use outlay_loadtest::rig::{Jobs, Rig, RigOptions};
+use outlay_loadtest::rig::{Jobs, Private, Rig, RigOptions};
 
 /// How long a test waits for what should take a second or two, on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +38,18 @@ pub(super) async fn rig(shape: impl FnOnce(&mut RigOptions)) -> Option<Rig> {
         Err(error) if std::env::var_os("REQUIRE_SERVICES").is_some() => panic!("{error:#}"),
         Err(error) => {
             eprintln!("SKIPPED, the services do not answer: {error:#}");
+            None
+        }
+    }
+}
+
+/// Services of one test's own; `None`, loudly, where they are not installed.
+pub(super) async fn private(which: &str) -> Option<Private> {
+    match Private::start(which).await {
+        Ok(services) => Some(services),
+        Err(error) if std::env::var_os("REQUIRE_SERVICES").is_some() => panic!("{error:#}"),
+        Err(error) => {
+            eprintln!("SKIPPED: {error:#}");
             None
         }
     }

@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use outlay_loadtest::provider::{Fault, Outcome, Price, Rule};
+use outlay_loadtest::provider::{Fault, Outcome, Rule};
 use outlay_loadtest::report::Check;
-use outlay_loadtest::rig::{Rig, RigOptions};
+use outlay_loadtest::rig::{Private, RigOptions};
 
 use super::stage::{Cast, Mutant, body, caught, holds, notices};
-use crate::e2e::PATIENCE;
-use crate::e2e::private::Private;
+use crate::e2e::{PATIENCE, private};
 use crate::support::database;
 use crate::support::wire_cutter::WireCutter;
 
-const SUMS: &str = "sums";
-const KNOWN: &str = "known";
-const OUTCOME: &str = "outcome";
-const CAP: &str = "cap";
+/// What the oracle calls its checks.
+const KNOWN: &str = "Every bill is known to the ledger and counted at no less";
+const SUMS: &str = "The sums of every window are those of its calls";
+const OUTCOME: &str = "Each published job has exactly one outcome";
+const CAP: &str = "The bills of no window exceed its cap";
 
 async fn nap(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -31,32 +31,18 @@ fn mails(start: &str, n: usize) -> Vec<(String, String, String)> {
     (0..n).map(job).collect()
 }
 
-/// The rig's provider once more, asked for no longer than a second.
-fn hasty(rig: &Rig) -> String {
-    format!(
-        "[[provider]]\nid = \"hasty\"\nkind = \"openai\"\nbase_url = \"{}/v1\"\nmax_concurrent = 64\n\
-         timeout = \"1s\"\n[[model]]\nid = \"q\"\nprovider = \"hasty\"\ntier = \"small\"\n\
-         context_tokens = 128000\nmax_output_tokens = 16000\ntokenizer = \"bytes\"\n\
-         input_usd_per_mtok = \"1\"\noutput_usd_per_mtok = \"4\"\n",
-        rig.provider.base_url()
-    )
-}
-
 /// Some calls are billed and never answered.
 async fn timeouts(mutant: Mutant) -> Option<Vec<Check>> {
     const NEVER: u32 = 12;
     let shape = |options: &mut RigOptions| {
         options.provider.rules = vec![Rule::fault("never", Fault::Hang, NEVER)];
-        let price = Price { input: 1_000_000, cached_input: 1_000_000, output: 4_000_000 };
-        options.provider.prices.insert("q".into(), price);
+        options.terms = "timeout = \"1s\"".to_owned();
     };
     let mut cast = Cast::new(mutant, shape).await?;
-    let projects = RigOptions::new("").projects;
-    cast.rig.configure(64, &projects, &hasty(&cast.rig)).expect("a configuration");
     cast.hire(1).await;
     let job = |n: u32| {
         let (id, text) = (format!("job-{n:03}"), if n % 8 == 0 { "never mind" } else { "a mail" });
-        let body = body(&id, "p", &format!("{text} {n}"), r#","models":["q"]"#);
+        let body = body(&id, "p", &format!("{text} {n}"), "");
         (id, "p".to_owned(), body)
     };
     cast.send((0..8 * NEVER).map(job).collect()).await;
@@ -141,7 +127,7 @@ async fn caps(mutant: Mutant) -> Option<Vec<Check>> {
     // Of one wave: each worker's slots are full of jobs of all of them.
     const PROJECTS: usize = 4;
     // Five holds of $0.0087 fit, of which each call needs nine tenths.
-    const CAP: i64 = 45_000_000;
+    const CAP_NANO_USD: i64 = 45_000_000;
     let name = |wave: usize, n: usize| format!("c{wave}{n}");
     let names = || (0..WAVES).flat_map(|wave| (0..PROJECTS).map(move |n| name(wave, n)));
     let table = |name: String| format!("[[project]]\nid = \"{name}\"\nbudget = {{ total = \"0.045\" }}\n");
@@ -171,7 +157,7 @@ async fn caps(mutant: Mutant) -> Option<Vec<Check>> {
         cast.done().await;
     }
     cast.end().await;
-    names().for_each(|name| cast.capped(&name, CAP));
+    names().for_each(|name| cast.capped(&name, CAP_NANO_USD));
     Some(cast.judge().await)
 }
 
@@ -196,8 +182,8 @@ async fn crashes(mutant: Mutant, services: &Private) -> Option<Vec<Check>> {
             assert!(began.elapsed() < PATIENCE, "{}", cast.crew[0].log_text());
             nap(5).await;
         }
-        services.act("kill9", "postgres");
-        services.act("restart", "postgres");
+        services.act("kill9", "postgres").await.expect("killed");
+        services.act("restart", "postgres").await.expect("restarted");
     }
     cast.end().await;
     Some(cast.judge().await)
@@ -206,10 +192,10 @@ async fn crashes(mutant: Mutant, services: &Private) -> Option<Vec<Check>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asynchronous_commit_is_caught() {
     // One after the other: whoever commits synchronously would write down what the other has not.
-    let Some(services) = Private::start("postgres") else { return };
+    let Some(services) = private("postgres").await else { return };
     // What is acknowledged and not written yet may be as old as this; it says nothing about the others.
-    services.ctl(&["psql", "-c", "ALTER SYSTEM SET wal_writer_delay = '10s'"]);
-    services.ctl(&["psql", "-c", "SELECT pg_reload_conf()"]);
+    services.ctl(&["psql", "-c", "ALTER SYSTEM SET wal_writer_delay = '10s'"]).await.expect("set");
+    services.ctl(&["psql", "-c", "SELECT pg_reload_conf()"]).await.expect("set");
     let mutant = "asynchronous_commit";
     let Some(checks) = crashes(Some(mutant), &services).await else { return };
     notices(mutant, KNOWN, &checks);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use outlay_loadtest::oracle::{self, CapTerm, Expectations};
 use outlay_loadtest::report::Check;
 use outlay_loadtest::rig::{Counts, Jobs, Rig, RigOptions, Worker};
 use sqlx::{Connection as _, PgConnection};
@@ -30,8 +31,7 @@ pub(super) struct Cast {
     sender: Jobs,
     /// Jobs that the broker has, each with its project.
     sent: BTreeMap<String, String>,
-    /// Caps of the projects' totals, in nano-dollars.
-    caps: Vec<(String, i64)>,
+    caps: Vec<CapTerm>,
 }
 
 /// A job's body that asks for so many tokens.
@@ -72,7 +72,7 @@ impl Cast {
 
     /// The project's total is capped.
     pub(super) fn capped(&mut self, project: &str, nano_usd: i64) {
-        self.caps.push((project.to_owned(), nano_usd));
+        self.caps.push(CapTerm::always(project, "total", nano_usd));
     }
 
     /// Has all workers end in order once every job has its end, and another take their place.
@@ -140,40 +140,15 @@ impl Cast {
 
     /// What the oracle says; the fleet is gone.
     pub(super) async fn judge(self) -> Vec<Check> {
-        let mut checks = Vec::new();
-        let mut check = |name: &str, held: bool, detail: String| {
-            checks.push(Check { name: name.to_owned(), held, detail });
-        };
-        let audit = self.rig.audit().await.err().map(|e| format!("{e:#}")).unwrap_or_default();
-        check("sums", !audit.starts_with("ledger verify"), audit.clone());
-        check("known", !audit.contains("bills are wrong"), audit);
-        let counts = self.rig.counts().await.expect("counts");
-        check(
-            "outcome",
-            counts.results + counts.parked == self.sent.len() as u64,
-            format!("{counts:?} of {}", self.sent.len()),
-        );
-        for (project, cap) in &self.caps {
-            let ids: Vec<&str> =
-                self.sent.iter().filter(|(_, p)| *p == project).map(|(id, _)| id.as_str()).collect();
-            let mut store = PgConnection::connect(self.rig.database_url()).await.expect("db");
-            let attempts: Vec<String> =
-                sqlx::query_scalar("SELECT attempt_id::text FROM outlay.attempt WHERE project_id = $1")
-                    .bind(project)
-                    .fetch_all(&mut store)
-                    .await
-                    .expect("rows");
-            let billed: i64 = self
-                .rig
-                .provider
-                .bills()
-                .iter()
-                .filter(|b| b.attempt_id.as_deref().is_some_and(|id| attempts.iter().any(|a| a == id)))
-                .map(|b| b.billed_nano_usd)
-                .sum();
-            check("cap", billed <= *cap, format!("{project} ({} jobs): {billed} of {cap}", ids.len()));
+        let Self { rig, sent, caps, mutant, .. } = self;
+        let may_park = caps.iter().map(|term| term.project.clone()).collect();
+        let expected = Expectations { jobs: sent, may_park, caps, ..Expectations::default() };
+        let checks = oracle::examine(&rig, &expected).await.expect("an examination");
+        if mutant.is_none() {
+            // What outlay itself finds in its ledger does not count, but it has to agree.
+            rig.audit().await.expect("the books");
         }
-        self.rig.close().await.expect("closed");
+        rig.close().await.expect("closed");
         checks
     }
 }

@@ -27,6 +27,7 @@ async fn both_wires_bill_what_they_say() {
     let bills = running.bills();
     let expected = Bill {
         seq: 1,
+        at_us: bills[1].at_us,
         attempt_id: Some("a-2".into()),
         model: "small".into(),
         prompt_hash: bills[0].prompt_hash,
@@ -39,6 +40,7 @@ async fn both_wires_bill_what_they_say() {
     };
     assert_eq!(bills[1], expected);
     assert_eq!(bills.len(), 2);
+    assert!(bills[0].at_us < bills[1].at_us, "{bills:?}");
     assert_eq!(running.stats().billed_nano_usd, 2 * cost);
 }
 

@@ -1,0 +1,211 @@
+//! `drill`: real workers between real services while something breaks them, and then the oracle.
+//!
+//! A kind of drill is one file with one [`Faults`](frame::Faults): what it needs, which faults it unfolds
+//! and how they can be seen to have happened. All else is the [`frame`]'s: the rig, the workers, jobs in
+//! open loop, the wait until nothing moves, the examination and the report. A run without its faults
+//! does not count, and fails.
+
+#![expect(clippy::disallowed_methods, reason = "drills happen in real time")]
+
+mod frame;
+mod kill;
+mod progress;
+mod scene;
+mod sender;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::report::Report;
+use crate::rig::{Unavailable, Unreachable};
+
+/// Not all that had to hold did.
+const EXIT_FAILED: u8 = 1;
+/// The drill could not be carried out.
+const EXIT_TROUBLE: u8 = 2;
+/// A service does not answer.
+const EXIT_UNREACHABLE: u8 = 4;
+
+/// Breaks a fleet in one way, again and again, and checks that its promises hold
+///
+/// Everything random comes from the seed, which is printed. Exits with 0 if every check held, 1 if one did
+/// not, 2 if the drill could not be carried out and 4 if a service does not answer.
+#[derive(Debug, Args)]
+pub struct Drill {
+    #[command(subcommand)]
+    kind: Kind,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Kind {
+    /// Workers are killed at random moments and started again
+    Kill,
+}
+
+/// What all kinds have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// What everything random is drawn from [default: drawn itself, and printed]
+    #[arg(long, global = true, value_name = "N")]
+    pub seed: Option<u64>,
+    /// For how long faults are made, such as 90s or 5m; the fleet then has time to come to rest
+    #[arg(long, global = true, value_name = "SPAN", default_value = "20s", value_parser = span)]
+    pub duration: Duration,
+    /// Worker processes
+    #[arg(long, global = true, value_name = "N", default_value_t = 4, value_parser = workers)]
+    pub workers: usize,
+    /// Jobs a second, published whatever becomes of them
+    #[arg(long, global = true, value_name = "N", default_value_t = 60.0, value_parser = rate)]
+    pub rate: f64,
+    /// The outlay binary [default: beside this one]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub outlay: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Whether Ctrl-C ends the drill in order.
+    #[arg(skip)]
+    interruptible: bool,
+}
+
+impl Options {
+    /// The defaults, with a binary and a seed.
+    #[must_use]
+    pub fn new(outlay: impl Into<PathBuf>, seed: u64) -> Self {
+        Self {
+            seed: Some(seed),
+            duration: Duration::from_secs(20),
+            workers: 4,
+            rate: 60.0,
+            outlay: Some(outlay.into()),
+            json: false,
+            interruptible: false,
+        }
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
+        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
+        ensure!(outlay.exists(), "{} is missing: build it, or name it with --outlay", outlay.display());
+        Ok(outlay)
+    }
+}
+
+impl Kind {
+    /// Carries out a drill of this kind.
+    ///
+    /// # Errors
+    /// When it cannot be carried out; a check that fails is in the report.
+    pub async fn run(self, options: &Options) -> Result<Report> {
+        match self {
+            Self::Kill => frame::run(kill::Kill::default(), options).await,
+        }
+    }
+}
+
+impl Drill {
+    /// Carries out the drill, prints its report and answers how the process ends.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let options = Options { interruptible: true, ..self.options };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let report = runtime
+            .context("tokio runtime")
+            .and_then(|runtime| runtime.block_on(self.kind.run(&options)))
+            .and_then(|report| {
+                print(&report, options.json)?;
+                Ok(report.held())
+            });
+        match report {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(EXIT_FAILED),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                let away = error.is::<Unreachable>() || error.is::<Unavailable>();
+                ExitCode::from(if away { EXIT_UNREACHABLE } else { EXIT_TROUBLE })
+            }
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    println!("{}", report.title);
+    for fact in &report.facts {
+        println!("  {:<12} {}", fact.name, fact.value);
+    }
+    for check in &report.checks {
+        println!("{}  {}\n      {}", if check.held { "ok  " } else { "FAIL" }, check.name, check.detail);
+    }
+    let broken = report.checks.iter().filter(|check| !check.held).count();
+    match broken {
+        0 => println!("all {} checks held", report.checks.len()),
+        n => println!("{n} of {} checks FAILED", report.checks.len()),
+    }
+    Ok(())
+}
+
+/// `90s`, `5m`, `1h` or `500ms`.
+fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let ms = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a number with ms, s, m or h, such as 90s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a number with ms, s, m or h, such as 90s".to_owned())?;
+    match number.checked_mul(ms) {
+        Some(ms @ 1_000..=86_400_000) => Ok(Duration::from_millis(ms)),
+        _ => Err("from 1s to 24h".to_owned()),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 2..=64) => Ok(n),
+        _ => Err("from 2 to 64: whoever is left has to notice".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (1.0..=10_000.0).contains(&rate) => Ok(rate),
+        _ => Err("from 1 to 10000 jobs a second".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rate, span, workers};
+    use std::time::Duration;
+
+    #[test]
+    fn spans_are_read_with_their_unit() {
+        let table = [("90s", 90_000), ("90", 90_000), ("5m", 300_000), ("1h", 3_600_000), ("1500ms", 1_500)];
+        for (text, ms) in table {
+            assert_eq!(span(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1s", "5 m", "5d", "0s", "999ms", "25h", "99999999999999999999h"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_drill_is_refused() {
+        assert_eq!((workers("4"), rate("0.5").is_err()), (Ok(4), true));
+        assert!(workers("1").is_err() && workers("x").is_err() && rate("NaN").is_err() && rate("0").is_err());
+    }
+}

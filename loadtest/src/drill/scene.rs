@@ -1,0 +1,113 @@
+//! What a kind of drill works on while its faults unfold.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use sqlx::{Connection as _, PgConnection};
+
+use super::progress::Progress;
+use crate::oracle::CapTerm;
+use crate::report::{Check, Mark};
+use crate::rig::{Counts, Rig, Worker};
+
+/// For what should take a second or two, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Until nothing moves any more. The longest way there: a session is ended, its jobs come back from a delay
+/// queue, and a parked job whose message was lost is sent again after a minute.
+const QUIET_PATIENCE: Duration = Duration::from_secs(240);
+
+/// The fleet, the dice and the clock of a drill.
+pub(crate) struct Scene<'a> {
+    pub(crate) rig: &'a Rig,
+    /// Those that live; a killed one is replaced in its place.
+    pub(crate) workers: Vec<Worker>,
+    /// All that is random in the faults.
+    pub(crate) dice: StdRng,
+    /// The caps in force, and when; whoever changes one says so here.
+    pub(crate) caps: Vec<CapTerm>,
+    /// Faults and other events, for charts.
+    pub(crate) marks: Vec<Mark>,
+    pub(super) began: Instant,
+    pub(super) faults_end: Instant,
+    pub(super) progress: &'a Progress,
+}
+
+impl Scene<'_> {
+    /// Notes that something happens now, and tells it.
+    pub(crate) fn mark(&mut self, label: impl Into<String>) {
+        let label = label.into();
+        self.progress.say(&label);
+        self.marks.push(Mark { at_s: self.began.elapsed().as_secs_f64(), label });
+    }
+
+    /// Whether the time for faults is over.
+    pub(crate) fn is_over(&self) -> bool {
+        Instant::now() >= self.faults_end
+    }
+
+    /// Waits for a random number of milliseconds.
+    pub(crate) async fn pause(&mut self, millis: Range<u64>) {
+        let millis = self.dice.random_range(millis);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    /// A worker by the dice, one that has calls under way if any has, and how many.
+    pub(crate) async fn busy_worker(&mut self) -> (usize, u64) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let first = self.dice.random_range(0..self.workers.len());
+            for step in 0..self.workers.len() {
+                let at = (first + step) % self.workers.len();
+                let calls = self.workers[at].metric("outlay_in_flight").await as u64;
+                if calls > 0 || Instant::now() > end {
+                    return (at, calls);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Kills a worker without warning and starts another in its place.
+    pub(crate) async fn replace(&mut self, at: usize) -> Result<()> {
+        let victim = self.workers.remove(at);
+        let (id, log) = (victim.id(), victim.log_text());
+        victim.kill().with_context(|| format!("worker {id}: {log}"))?;
+        self.workers.insert(at, self.rig.worker().await?);
+        Ok(())
+    }
+
+    /// Waits until all `published` jobs have an outcome and nothing moves.
+    pub(crate) async fn quiet(&mut self, published: usize) -> Check {
+        self.mark("the last job");
+        let rest = |c: &Counts| c.results + c.parked == published as u64 && c.held == 0 && c.outbox == 0;
+        let outcome = self.rig.until(QUIET_PATIENCE, rest).await;
+        let took = Instant::now().saturating_duration_since(self.faults_end);
+        let detail = match &outcome {
+            Ok(_) => format!("{:.1} s after the last fault", took.as_secs_f64()),
+            Err(error) => format!("{published} published: {error:#}"),
+        };
+        Check { name: "The fleet comes to rest".to_owned(), held: outcome.is_ok(), detail }
+    }
+
+    /// One number of the database.
+    pub(crate) async fn number(&self, sql: &'static str) -> Result<i64> {
+        let mut connection = PgConnection::connect(self.rig.database_url()).await?;
+        let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok(found)
+    }
+
+    /// How many lines of all workers' logs contain `text`.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        let count = |log: &String| log.lines().filter(|line| line.contains(text)).count();
+        self.rig.logs().iter().map(count).sum()
+    }
+}
+
+/// A check that a fault has really happened.
+pub(crate) fn seen(name: &str, happened: bool, detail: String) -> Check {
+    Check { name: name.to_owned(), held: happened, detail }
+}
