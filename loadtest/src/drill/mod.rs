@@ -7,11 +7,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "drills happen in real time")]
 
+mod drift;
 mod frame;
 mod kill;
+mod own;
 mod progress;
+mod runaway;
 mod scene;
 mod sender;
+mod soak;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +51,12 @@ pub struct Drill {
 pub enum Kind {
     /// Workers are killed at random moments and started again
     Kill,
+    /// The same prompts come again and again, and a chain of jobs publishes itself
+    Loop,
+    /// Prices rise and models are swapped behind the fleet's back
+    Drift,
+    /// Small faults of all kinds for a long time; nothing may grow
+    Soak,
 }
 
 /// What all kinds have in common.
@@ -106,6 +116,9 @@ impl Kind {
     pub async fn run(self, options: &Options) -> Result<Report> {
         match self {
             Self::Kill => frame::run(kill::Kill::default(), options).await,
+            Self::Loop => frame::run(runaway::Runaway::default(), options).await,
+            Self::Drift => frame::run(drift::Drift::default(), options).await,
+            Self::Soak => frame::run(soak::Soak::default(), options).await,
         }
     }
 }
