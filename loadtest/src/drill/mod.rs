@@ -7,8 +7,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "drills happen in real time")]
 
+mod broker;
+mod cap;
+mod deliveries;
 mod frame;
 mod kill;
+mod partition;
+mod pause;
+mod postgres;
 mod progress;
 mod scene;
 mod sender;
@@ -47,6 +53,16 @@ pub struct Drill {
 pub enum Kind {
     /// Workers are killed at random moments and started again
     Kill,
+    /// Workers are paused for longer than their session's lease, and go on
+    Pause,
+    /// The broker closes connections, stops, restarts and takes no messages
+    Broker,
+    /// The database ends sessions, crashes and stays away
+    Postgres,
+    /// The network between workers and services delays, loses, cuts and resets
+    Partition,
+    /// A cap is reached, lowered and raised while a worker is killed
+    Cap,
 }
 
 /// What all kinds have in common.
@@ -106,6 +122,11 @@ impl Kind {
     pub async fn run(self, options: &Options) -> Result<Report> {
         match self {
             Self::Kill => frame::run(kill::Kill::default(), options).await,
+            Self::Pause => frame::run(pause::Pause::default(), options).await,
+            Self::Broker => frame::run(broker::Broker::start().await?, options).await,
+            Self::Postgres => frame::run(postgres::Postgres::start().await?, options).await,
+            Self::Partition => frame::run(partition::Partition::default(), options).await,
+            Self::Cap => frame::run(cap::Cap::default(), options).await,
         }
     }
 }
