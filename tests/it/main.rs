@@ -6,6 +6,7 @@ mod bad_input;
 mod cached;
 mod conformance;
 mod drift;
+mod drill;
 mod e2e;
 mod embedded;
 mod escalate;

@@ -185,7 +185,8 @@ impl Faults for Drift {
         }
     }
 
-    async fn unfold(&mut self, scene: &mut Scene<'_>, sender: &Sender<'_>) -> Result<()> {
+    async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
+        let sender = scene.sender;
         self.slots = 64 * scene.workers.len() as u64;
         while self.changes.len() < 2 || !scene.is_over() && self.changes.len() < BRINKS {
             scene.pause(300..1_500).await;

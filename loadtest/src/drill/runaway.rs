@@ -108,7 +108,8 @@ impl Faults for Runaway {
         );
     }
 
-    async fn unfold(&mut self, scene: &mut Scene<'_>, sender: &Sender<'_>) -> Result<()> {
+    async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
+        let sender = scene.sender;
         self.workers = scene.workers.len() as u64;
         while self.waves.is_empty() || !scene.is_over() {
             let began = Instant::now();

@@ -69,11 +69,6 @@ impl<'a> Sender<'a> {
         self.confirmed.borrow().len()
     }
 
-    /// How many jobs of a project the broker has.
-    pub(crate) fn published_of(&self, project: &str) -> usize {
-        self.confirmed.borrow().values().filter(|of| *of == project).count()
-    }
-
     /// Publishes until it is stopped. Every job that the broker has, with its project.
     ///
     /// # Errors

@@ -235,7 +235,8 @@ impl Faults for Soak {
         Ok(())
     }
 
-    async fn unfold(&mut self, scene: &mut Scene<'_>, sender: &Sender<'_>) -> Result<()> {
+    async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
+        let sender = scene.sender;
         let mut deck: Vec<Small> = Vec::new();
         while self.made.len() < Small::ALL.len() || !scene.is_over() {
             self.watch(scene, sender, APART_MS).await;
