@@ -22,6 +22,8 @@ pub mod chart;
 pub mod cli;
 pub mod config;
 pub mod engine;
+#[cfg(outlay_mutants)]
+pub mod mutants;
 pub mod policy;
 pub mod ports;
 pub mod telemetry;

@@ -106,6 +106,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     output::start_logging(cli.global.verbose, matches!(cli.command, Command::Worker(_)));
+    #[cfg(outlay_mutants)]
+    crate::mutants::announce();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failed::usage(format!("no runtime could be started: {error}"))),

@@ -29,6 +29,10 @@ pub async fn consume(engine: &Arc<Engine>, queue: &Arc<dyn Queue>, slots: usize)
         let (engine, queue) = (Arc::clone(engine), Arc::clone(queue));
         tasks.spawn_job(async move {
             let receipt = delivery.receipt;
+            #[cfg(outlay_mutants)]
+            if crate::mutants::Mutant::AckFirst.lives() {
+                queue.settle(receipt, crate::ports::queue::Fate::Settled).await.ok();
+            }
             let fate = process(&engine, delivery, claim).await;
             if let Err(error) = queue.settle(receipt, fate).await {
                 tracing::warn!(%error, "the queue did not hear what became of a job; it will come again");

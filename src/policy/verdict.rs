@@ -34,6 +34,10 @@ pub struct Ended<'a> {
 #[must_use]
 pub fn bill(ended: &Ended<'_>, prices: Option<&Prices>, unbilled_errors: &[u16]) -> Bill {
     use AttemptOutcome as O;
+    #[cfg(outlay_mutants)]
+    if ended.outcome == O::Timeout && crate::mutants::Mutant::RefundOnTimeout.lives() {
+        return Bill::Nothing;
+    }
     match ended.outcome {
         O::Ok | O::InvalidOutput => match (ended.usage, prices) {
             (Some(usage), Some(prices)) => Bill::Actual(actual_rounded_up(prices, usage)),

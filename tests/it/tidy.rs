@@ -3,7 +3,7 @@
 //! Rules are tables at the top; the checks below them are pure functions over `(path, text)`, so that
 //! `tidy/rules.rs` can show each rule a small offence and the allowed form beside it. Sources are read as tokens, not as
 //! text: a comment or a string literal never offends. Code under `#[cfg(test)]` may do what production code may not,
-//! except be too long or leave something unfinished.
+//! except be too long or leave something unfinished; so may code under `#[cfg(outlay_mutants)]`, which breaks rules.
 //!
 //! This is a reader of tokens, not a compiler: it doesn't follow re-exports or macros. `clippy.toml` bans what needs
 //! name resolution.
@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Figures in, pictures out: it knows nothing of jobs or money, so that any page can use it.
     ("chart", &[]),
     ("config", &["policy", "types"]),
+    ("mutants", &["config"]),
     ("ports", &["policy", "types"]),
     ("policy", &["types"]),
     ("types", &[]),
@@ -194,13 +195,34 @@ fn offence(path: &str, line: usize, what: impl Into<String>, why: impl Into<Stri
 
 fn check_source(path: &str, text: &str) -> Vec<Offence> {
     let all = lex(text);
-    let is_test_file = path.ends_with("/tests.rs") || path.contains("/tests/");
-    let production = if is_test_file { Vec::new() } else { without_tests(&all) };
+    let is_exempt = path.ends_with("/tests.rs") || path.contains("/tests/") || path.ends_with("/mutants.rs");
+    let production = if is_exempt { Vec::new() } else { without_tests(&all) };
     let mut offences = check_shape(path, text);
     offences.extend(check_bans(path, &all, &production));
     if path.starts_with("src/") {
         offences.extend(check_layers(path, &production));
         offences.extend(check_vendors(path, &production));
+        offences.extend(check_mutants(path, &all));
+    }
+    offences
+}
+
+/// Broken rules are added by the whole statement or file and never by `not`, so that whoever takes them out by eye
+/// sees what an ordinary build has.
+fn check_mutants(path: &str, all: &[Token<'_>]) -> Vec<Offence> {
+    let named = |at: &usize| all[*at].text == "outlay_mutants";
+    let is_file = path.ends_with("/mutants.rs");
+    let forms = if is_file { "#![cfg(outlay_mutants)]" } else { "#[cfg(outlay_mutants)]" };
+    let form = lex(forms);
+    let allowed = |at: usize| at.checked_sub(form.len() - 3).is_some_and(|at| starts_with(&all[at..], &form));
+    let places: Vec<usize> = (0..all.len()).filter(named).collect();
+    let mut offences: Vec<_> = places
+        .iter()
+        .filter(|&&at| !allowed(at))
+        .map(|&at| offence(path, all[at].line, "`outlay_mutants`", format!("here only as `{forms}`")))
+        .collect();
+    if is_file && places.is_empty() {
+        offences.push(offence(path, 1, "mutants in every build", format!("it lacks `{forms}`")));
     }
     offences
 }

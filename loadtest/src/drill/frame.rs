@@ -38,7 +38,7 @@ pub(crate) trait Faults {
     }
 
     /// Makes its faults until [`Scene::is_over`], while jobs come; each kind of fault at least once.
-    async fn unfold(&mut self, scene: &mut Scene<'_>, sender: &Sender<'_>) -> Result<()>;
+    async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()>;
 
     /// Whether they happened, by what the database, the broker, the workers' logs and their metrics say.
     async fn evidence(&self, scene: &Scene<'_>) -> Result<Vec<Check>>;
@@ -153,6 +153,7 @@ async fn trial<F: Faults>(
         }
         let scene = Scene {
             rig,
+            sender: &sender,
             workers,
             dice: StdRng::seed_from_u64(seed),
             caps: expected.caps.clone(),
@@ -201,7 +202,7 @@ async fn unfold<F: Faults>(mut scene: Scene<'_>, faults: &mut F, sender: &Sender
         let outcome = async {
             // Faults are for a fleet at work.
             scene.rig.until(PATIENCE, |c| c.results > 0).await?;
-            faults.unfold(&mut scene, sender).await
+            faults.unfold(&mut scene).await
         };
         let outcome = outcome.await;
         sender.stop();

@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::frame::{Faults, Setup};
 use super::scene::{Scene, seen};
-use super::sender::Sender;
 use crate::report::Check;
 
 /// Between two kills.
@@ -22,7 +21,7 @@ impl Faults for Kill {
 
     fn shape(&self, _setup: &mut Setup) {}
 
-    async fn unfold(&mut self, scene: &mut Scene<'_>, _sender: &Sender<'_>) -> Result<()> {
+    async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
         while self.kills == 0 || !scene.is_over() {
             scene.pause(APART_MS).await;
             let (at, calls) = scene.busy_worker().await;

@@ -7,11 +7,21 @@
 
 #![expect(clippy::disallowed_methods, reason = "drills happen in real time")]
 
+mod broker;
+mod cap;
+mod deliveries;
+mod drift;
 mod frame;
 mod kill;
+mod own;
+mod partition;
+mod pause;
+mod postgres;
 mod progress;
+mod runaway;
 mod scene;
 mod sender;
+mod soak;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +57,22 @@ pub struct Drill {
 pub enum Kind {
     /// Workers are killed at random moments and started again
     Kill,
+    /// Workers are paused for longer than their session's lease, and go on
+    Pause,
+    /// The broker closes connections, stops, restarts and takes no messages
+    Broker,
+    /// The database ends sessions, crashes and stays away
+    Postgres,
+    /// The network between workers and services delays, loses, cuts and resets
+    Partition,
+    /// A cap is reached, lowered and raised while a worker is killed
+    Cap,
+    /// The same prompts come again and again, and a chain of jobs publishes itself
+    Loop,
+    /// Prices rise and models are swapped behind the fleet's back
+    Drift,
+    /// Small faults of all kinds for a long time; nothing may grow
+    Soak,
 }
 
 /// What all kinds have in common.
@@ -106,6 +132,14 @@ impl Kind {
     pub async fn run(self, options: &Options) -> Result<Report> {
         match self {
             Self::Kill => frame::run(kill::Kill::default(), options).await,
+            Self::Pause => frame::run(pause::Pause::default(), options).await,
+            Self::Broker => frame::run(broker::Broker::start().await?, options).await,
+            Self::Postgres => frame::run(postgres::Postgres::start().await?, options).await,
+            Self::Partition => frame::run(partition::Partition::default(), options).await,
+            Self::Cap => frame::run(cap::Cap::default(), options).await,
+            Self::Loop => frame::run(runaway::Runaway::default(), options).await,
+            Self::Drift => frame::run(drift::Drift::default(), options).await,
+            Self::Soak => frame::run(soak::Soak::default(), options).await,
         }
     }
 }

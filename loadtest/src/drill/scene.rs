@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use sqlx::{Connection as _, PgConnection};
 
 use super::progress::Progress;
+use super::sender::Sender;
 use crate::oracle::CapTerm;
 use crate::report::{Check, Mark};
 use crate::rig::{Counts, Rig, Worker};
@@ -22,6 +23,8 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(240);
 /// The fleet, the dice and the clock of a drill.
 pub(crate) struct Scene<'a> {
     pub(crate) rig: &'a Rig,
+    /// Who publishes jobs meanwhile.
+    pub(crate) sender: &'a Sender<'a>,
     /// Those that live; a killed one is replaced in its place.
     pub(crate) workers: Vec<Worker>,
     /// All that is random in the faults.

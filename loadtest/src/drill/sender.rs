@@ -52,14 +52,21 @@ impl<'a> Sender<'a> {
         self.stopping.set(true);
     }
 
+    /// Publishes jobs that a drill has made itself: the id, the project and the body of each, in this order.
+    ///
+    /// # Errors
+    /// When the broker does not take one of them.
+    pub(crate) async fn send(&self, jobs: Vec<(String, String, String)>) -> Result<()> {
+        let link = Jobs::connect(self.rig.amqp_url(), self.rig.prefix()).await?;
+        let sends = jobs.iter().map(|(id, _, body)| link.send(id, body));
+        futures_util::future::try_join_all(sends).await?;
+        self.confirmed.borrow_mut().extend(jobs.into_iter().map(|(id, project, _)| (id, project)));
+        Ok(())
+    }
+
     /// How many jobs the broker has.
     pub(crate) fn published(&self) -> usize {
         self.confirmed.borrow().len()
-    }
-
-    /// How many jobs of a project the broker has.
-    pub(crate) fn published_of(&self, project: &str) -> usize {
-        self.confirmed.borrow().values().filter(|of| *of == project).count()
     }
 
     /// Publishes until it is stopped. Every job that the broker has, with its project.

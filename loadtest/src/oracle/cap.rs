@@ -24,8 +24,23 @@ fn highest(caps: &[CapTerm], window: &Window) -> Option<i64> {
     of_window.map(|term| term.nano_usd).max()
 }
 
-/// Bills by the windows of their attempts, each against the highest cap it ever had.
-pub(super) fn billed(books: &Books, caps: &[CapTerm]) -> Check {
+/// How far bills were above their holds, by the windows of their attempts.
+pub(super) fn overshoot(books: &Books) -> BTreeMap<i64, i128> {
+    let calls: HashMap<&str, &Attempt> =
+        books.attempts.iter().map(|attempt| (attempt.id.as_str(), attempt)).collect();
+    let mut sums = BTreeMap::new();
+    for bill in &books.bills {
+        let Some(call) = bill.attempt_id.as_deref().and_then(|id| calls.get(id)) else { continue };
+        for window in &call.windows {
+            *sums.entry(*window).or_default() += i128::from((bill.billed_nano_usd - call.hold).max(0));
+        }
+    }
+    sums
+}
+
+/// Bills by the windows of their attempts, each against the highest cap it ever had and what may be
+/// `beyond` it.
+pub(super) fn billed_beyond(books: &Books, caps: &[CapTerm], beyond: &BTreeMap<i64, i128>) -> Check {
     let windows: HashMap<&str, &[i64]> =
         books.attempts.iter().map(|attempt| (attempt.id.as_str(), attempt.windows.as_slice())).collect();
     let mut sums: BTreeMap<i64, i128> = BTreeMap::new();
@@ -41,7 +56,7 @@ pub(super) fn billed(books: &Books, caps: &[CapTerm]) -> Check {
         capped += 1;
         let billed = sums.get(&window.id).copied().unwrap_or_default();
         let line = format!("{} {} {} of {}", window.project, window.kind, usd(billed), usd(cap.into()));
-        if billed > i128::from(cap) {
+        if billed > i128::from(cap) + beyond.get(&window.id).copied().unwrap_or_default() {
             wrong.add(|| line.clone());
         }
         // Ones that nobody comes near need not be told of.

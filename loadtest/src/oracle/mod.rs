@@ -29,6 +29,9 @@ pub struct Expectations {
     pub may_park: BTreeSet<String>,
     /// The caps that were in force, and when.
     pub caps: Vec<CapTerm>,
+    /// The provider may break its own prices: then bills may be above their holds, and a window above its
+    /// cap by exactly that much.
+    pub may_overshoot: bool,
     /// The provider's limit, where it has one.
     pub requests_per_minute: Option<u64>,
 }
@@ -63,7 +66,9 @@ impl CapTerm {
 pub async fn examine(rig: &Rig, expected: &Expectations) -> Result<Vec<Check>> {
     let books = Books::read(rig).await?;
     let dead = dead_letters(rig.amqp_url(), rig.prefix()).await?;
-    let mut checks = vec![cap::billed(&books, &expected.caps), cap::begun(&books, &expected.caps)];
+    let beyond = if expected.may_overshoot { cap::overshoot(&books) } else { BTreeMap::new() };
+    let billed = cap::billed_beyond(&books, &expected.caps, &beyond);
+    let mut checks = vec![billed, cap::begun(&books, &expected.caps)];
     checks.extend(money::checks(&books));
     checks.push(rest::no_holds(&books));
     checks.push(rest::outcomes(&books, expected));

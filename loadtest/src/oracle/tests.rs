@@ -75,7 +75,9 @@ fn expected() -> Expectations {
 
 fn all(books: &Books, expected: &Expectations) -> Vec<Check> {
     let mut checks = money::checks(books);
-    checks.push(cap::billed(books, &expected.caps));
+    let beyond = super::cap::overshoot(books);
+    let beyond = if expected.may_overshoot { beyond } else { Default::default() };
+    checks.push(cap::billed_beyond(books, &expected.caps, &beyond));
     checks.push(cap::begun(books, &expected.caps));
     checks.push(rest::no_holds(books));
     checks.push(rest::outcomes(books, expected));

@@ -55,6 +55,11 @@ impl Way {
     }
 }
 
+/// Hears what a service says on one connection, as far as it is passed on.
+pub type Ear = Box<dyn FnMut(&[u8]) + Send>;
+/// Makes an ear for each connection.
+pub type Listen = Arc<dyn Fn() -> Ear + Send + Sync>;
+
 /// What was done so far, by connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
@@ -113,6 +118,14 @@ impl Proxy {
     /// # Errors
     /// When `service` is not on loopback, or no port is free.
     pub async fn to(service: SocketAddr) -> Result<Self> {
+        Self::overheard(service, Arc::new(|| Box::new(|_| {}))).await
+    }
+
+    /// As [`Proxy::to`], and somebody listens.
+    ///
+    /// # Errors
+    /// As [`Proxy::to`].
+    pub async fn overheard(service: SocketAddr, listen: Listen) -> Result<Self> {
         ensure!(
             service.ip().is_loopback(),
             "{service} is not a loopback address: drills stay on this machine"
@@ -120,7 +133,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("a port for the proxy")?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
-        let accepting = tokio::spawn(accept(listener, service, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(listener, service, Arc::clone(&shared), listen));
         Ok(Self { addr, shared, accepting })
     }
 
@@ -198,14 +211,14 @@ impl Table {
     }
 }
 
-async fn accept(listener: TcpListener, service: SocketAddr, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, service: SocketAddr, shared: Arc<Shared>, listen: Listen) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((near, _)) => {
-                    connections.spawn(connect(near, service, Arc::clone(&shared)));
+                    connections.spawn(connect(near, service, Arc::clone(&shared), listen()));
                 }
                 // Out of file handles, most likely: some will be closed soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -215,11 +228,11 @@ async fn accept(listener: TcpListener, service: SocketAddr, shared: Arc<Shared>)
 }
 
 /// One connection from its first to its last byte.
-async fn connect(near: TcpStream, service: SocketAddr, shared: Arc<Shared>) {
+async fn connect(near: TcpStream, service: SocketAddr, shared: Arc<Shared>, ear: Ear) {
     shared.counters.accepted.fetch_add(1, Relaxed);
     let (id, rule) = shared.admit();
     match TcpStream::connect(service).await {
-        Ok(far) => pass::pass(near, far, rule, &shared.counters).await,
+        Ok(far) => pass::pass(near, far, rule, &shared.counters, ear).await,
         Err(_) => {
             shared.counters.refused.fetch_add(1, Relaxed);
             pass::reset(near);

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 
-use super::{Counters, Rule, Way};
+use super::{Counters, Ear, Rule, Way};
 
 /// How one direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(super) async fn pass(
     mut far: TcpStream,
     rule: watch::Receiver<Rule>,
     counters: &Counters,
+    ear: Ear,
 ) {
     // Where it fails the stream is dead, which the first read tells as well.
     if near.set_nodelay(true).and(far.set_nodelay(true)).is_err() {
@@ -44,11 +45,12 @@ pub(super) async fn pass(
     let told = Told::default();
     let end = {
         let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
-        let lane = |way| Lane { way, rule: rule.clone(), counters, told: &told, left: None, lost: false };
+        let lane =
+            |way, ear| Lane { way, rule: rule.clone(), counters, told: &told, ear, left: None, lost: false };
         let mut reset = rule.clone();
         tokio::select! {
-            end = lane(Way::Up).run(near_in, far_out) => end,
-            end = lane(Way::Down).run(far_in, near_out) => end,
+            end = lane(Way::Up, None).run(near_in, far_out) => end,
+            end = lane(Way::Down, Some(ear)).run(far_in, near_out) => end,
             Ok(_) = reset.wait_for(|rule| *rule == Rule::Reset) => End::Reset,
         }
     };
@@ -76,6 +78,7 @@ struct Lane<'a> {
     rule: watch::Receiver<Rule>,
     counters: &'a Counters,
     told: &'a Told,
+    ear: Option<Ear>,
     /// Bytes until the cut.
     left: Option<u64>,
     /// Something has been swallowed.
@@ -150,6 +153,9 @@ impl Lane<'_> {
             .map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
         to.write_all(&bytes[..size]).await?;
         self.counters.bytes.fetch_add(size as u64, Relaxed);
+        if let Some(ear) = &mut self.ear {
+            ear(&bytes[..size]);
+        }
         self.left = self.left.map(|left| left - size as u64);
         Ok(())
     }

@@ -22,7 +22,7 @@ pub use self::broker::{Heard, Jobs, Listener, dead_letters, delete_queue, job_bo
 pub use self::commits::Commits;
 pub use self::counts::Counts;
 pub use self::private::{Private, Unavailable};
-pub use self::worker::{Worker, processor_time, resident_peak_mib};
+pub use self::worker::{Worker, open_files, processor_time, resident_mib, resident_peak_mib};
 use crate::oracle;
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
@@ -58,6 +58,8 @@ pub struct RigOptions {
     pub postgres_url: Option<String>,
     /// As `postgres_url`.
     pub amqp_url: Option<String>,
+    /// What the environment of its workers has besides.
+    pub environment: Vec<(String, String)>,
 }
 
 impl RigOptions {
@@ -74,6 +76,7 @@ impl RigOptions {
             terms: String::new(),
             postgres_url: None,
             amqp_url: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -89,6 +92,7 @@ pub struct Rig {
     prefix: String,
     catalogue: Option<String>,
     terms: String,
+    environment: Vec<(String, String)>,
     /// Whether workers take other ways to the services than everybody else does.
     ways: Ways,
     /// The oracle: it knows every call, and never asks outlay.
@@ -162,6 +166,7 @@ impl Rig {
             prefix: format!("outlay-rig-{mark}."),
             catalogue: options.catalogue,
             terms: options.terms,
+            environment: options.environment,
             ways: Ways::default(),
             provider,
         };
@@ -312,7 +317,7 @@ impl Rig {
     /// # Errors
     /// When it ends instead, with its log.
     pub async fn worker(&self) -> Result<Worker> {
-        let worker = Worker::start(&self.outlay, &self.workers_config(), &self.folder)?;
+        let worker = Worker::start(&self.outlay, &self.workers_config(), &self.folder, &self.environment)?;
         worker.ready(Duration::from_secs(30)).await?;
         Ok(worker)
     }

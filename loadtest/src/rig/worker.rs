@@ -19,7 +19,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(outlay: &Path, config: &Path, folder: &Path) -> Result<Self> {
+    pub(super) fn start(
+        outlay: &Path,
+        config: &Path,
+        folder: &Path,
+        environment: &[(String, String)],
+    ) -> Result<Self> {
         let free = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let log = folder.join(format!("worker-{}.log", free.port()));
         let mut command = Command::new(outlay);
@@ -28,6 +33,7 @@ impl Worker {
             command.env_remove(name);
         }
         let child = command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -171,8 +177,24 @@ pub fn processor_time(process: &Path) -> Duration {
 /// The most memory a process has held so far; 0 where the system does not tell.
 #[must_use]
 pub fn resident_peak_mib(process: u32) -> u64 {
+    memory_mib(process, "VmHWM:")
+}
+
+/// The memory that a process holds now; 0 where the system does not tell.
+#[must_use]
+pub fn resident_mib(process: u32) -> u64 {
+    memory_mib(process, "VmRSS:")
+}
+
+fn memory_mib(process: u32, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
         .map_or(0, |kib| kib / 1024)
+}
+
+/// Files and connections that a process has open; 0 where the system does not tell.
+#[must_use]
+pub fn open_files(process: u32) -> u64 {
+    std::fs::read_dir(format!("/proc/{process}/fd")).map_or(0, |open| open.count() as u64)
 }

@@ -59,7 +59,12 @@ impl Dialer {
             ("jit", "off"),
             ("client_min_messages", "warning"),
         ];
-        self.options.clone().application_name(name).options(settings).connect().await
+        let options = self.options.clone().application_name(name).options(settings);
+        #[cfg(outlay_mutants)]
+        if crate::mutants::Mutant::AsynchronousCommit.lives() {
+            return options.options([("synchronous_commit", "off")]).connect().await;
+        }
+        options.connect().await
     }
 }
 

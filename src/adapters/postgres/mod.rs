@@ -18,6 +18,8 @@ mod guard;
 mod jobs;
 mod link;
 mod listen;
+#[cfg(outlay_mutants)]
+mod mutants;
 mod open;
 mod outbox;
 mod park;

@@ -176,14 +176,17 @@ async fn migrate(place: &str, conn: &mut PgConnection, mode: Mode) -> Result<(),
         tx.commit().await
     };
     made.await.map_err(|error| told(place, &error))?;
-    MIGRATIONS.run(conn).await.map_err(|error| match error {
+    MIGRATIONS.run(&mut *conn).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => newer(place, version, newest),
         MigrateError::VersionMismatch(version) => StoreError::unusable(format!(
             "the store {place} was written by a different build of outlay (its tables at {version} differ)"
         )),
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => told(place, &error),
         other => StoreError::unusable(format!("the store {place} cannot be brought up to date: {other}")),
-    })
+    })?;
+    #[cfg(outlay_mutants)]
+    super::mutants::install(conn).await.map_err(|error| told(place, &error))?;
+    Ok(())
 }
 
 fn newer(place: &str, found: i64, newest: i64) -> StoreError {

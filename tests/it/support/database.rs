@@ -10,7 +10,7 @@ pub(crate) struct Database {
 }
 
 /// Where the server is, whatever database the address names; that of a test is appended.
-fn server() -> String {
+pub(crate) fn server() -> String {
     let url = std::env::var("OUTLAY_TEST_POSTGRES_URL");
     let url = url.unwrap_or_else(|_| "postgres://root@127.0.0.1:5432/".to_owned());
     let host = url.find("://").map_or(0, |at| at + 3);

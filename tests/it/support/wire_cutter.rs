@@ -15,6 +15,11 @@ pub(crate) struct WireCutter {
 impl WireCutter {
     /// A way to `server`, `host:port`.
     pub(crate) async fn to(server: String) -> Self {
+        Self::to_those(server, "").await
+    }
+
+    /// A way to `server` on which only connections are cut that say `name` in their first words.
+    pub(crate) async fn to_those(server: String, name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let cut = Arc::new(AtomicBool::new(false));
@@ -22,7 +27,13 @@ impl WireCutter {
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(&server).await else { continue };
-                tokio::spawn(pass(near, far, Arc::clone(&knife)));
+                let knife = Arc::clone(&knife);
+                tokio::spawn(async move {
+                    let mut words = [0; 4_096];
+                    let size = near.peek(&mut words).await.unwrap_or_default();
+                    let is_meant = String::from_utf8_lossy(&words[..size]).contains(name);
+                    pass(near, far, if is_meant { knife } else { Arc::default() }).await
+                });
             }
         });
         Self { port, cut }

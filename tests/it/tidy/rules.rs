@@ -198,6 +198,22 @@ fn test_items_are_exempt_and_the_code_after_them_is_not() {
 }
 
 #[test]
+fn a_broken_rule_is_a_whole_statement_and_never_in_an_ordinary_build() {
+    let path = "src/policy/verdict.rs";
+    check(
+        path,
+        "fn f() {\n    #[cfg(outlay_mutants)]\n    if crate::mutants::a() { return; }\n    b()\n}",
+        &[],
+    );
+    check(path, "fn f() { if crate::mutants::a() { return; } }", &["2: `crate::mutants`"]);
+    check(path, "#[cfg(not(outlay_mutants))]\nfn f() {}", &["2: `outlay_mutants`"]);
+    check(path, "fn f() { if cfg!(outlay_mutants) { g() } }", &["2: `outlay_mutants`"]);
+    let file = "src/adapters/postgres/mutants.rs";
+    check(file, "#![cfg(outlay_mutants)]\nuse crate::mutants::Mutant;", &[]);
+    check(file, "use crate::mutants::Mutant;", &["1: mutants in every build"]);
+}
+
+#[test]
 fn literals_and_comments_are_not_code() {
     let texts = |text| lex(text).iter().map(|token| token.text).collect::<Vec<_>>().join(" ");
     assert_eq!(texts("a /* b /* c */ d */ e // f\ng"), "a e g");

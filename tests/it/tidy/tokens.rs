@@ -97,13 +97,13 @@ pub(super) fn starts_with(tokens: &[Token<'_>], pattern: &[Token<'_>]) -> bool {
         && tokens.iter().zip(pattern).all(|(token, wanted)| token.text == wanted.text)
 }
 
-/// Leaves out each item under `#[cfg(test)]`, whatever kind of item it is.
+/// Leaves out each item under `#[cfg(test)]` or `#[cfg(outlay_mutants)]`, whatever kind of item it is.
 pub(super) fn without_tests<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
-    let marker = lex("#[cfg(test)]");
+    let markers = [lex("#[cfg(test)]"), lex("#[cfg(outlay_mutants)]")];
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        if starts_with(&tokens[at..], &marker) {
+        if let Some(marker) = markers.iter().find(|marker| starts_with(&tokens[at..], marker)) {
             at = item_end(tokens, at + marker.len());
         } else {
             kept.push(tokens[at]);

@@ -1,0 +1,59 @@
+//! A short drill of each kind: whatever breaks, every check of the oracle holds, and the faults happened.
+
+use std::time::Duration;
+
+use outlay_loadtest::drill::{Kind, Options};
+use outlay_loadtest::rig::{Unavailable, Unreachable};
+
+/// Carries a drill out and fails with every check that did not hold.
+async fn drill(kind: Kind, seconds: u64, shape: impl FnOnce(&mut Options)) {
+    let mut options = Options::new(env!("CARGO_BIN_EXE_outlay"), 7);
+    options.duration = Duration::from_secs(seconds);
+    // The machine runs other tests meanwhile.
+    options.rate = 40.0;
+    shape(&mut options);
+    let report = match kind.run(&options).await {
+        Ok(report) => report,
+        Err(error) if error.is::<Unreachable>() || error.is::<Unavailable>() => {
+            assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "{error:#}");
+            eprintln!("SKIPPED: {error:#}");
+            return;
+        }
+        Err(error) => panic!("{error:#}"),
+    };
+    let broken: Vec<String> = (report.checks.iter().filter(|check| !check.held))
+        .map(|check| format!("{}: {}", check.name, check.detail))
+        .collect();
+    assert!(broken.is_empty(), "{}\n{}\n{:?}", report.title, broken.join("\n"), report.facts);
+    assert!(report.checks.len() > 12, "{:?}", report.checks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill() {
+    drill(Kind::Kill, 6, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause() {
+    drill(Kind::Pause, 1, |options| options.workers = 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker() {
+    drill(Kind::Broker, 1, |options| options.workers = 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres() {
+    drill(Kind::Postgres, 1, |options| options.workers = 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition() {
+    drill(Kind::Partition, 8, |options| options.workers = 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cap() {
+    drill(Kind::Cap, 4, |_| {}).await;
+}
