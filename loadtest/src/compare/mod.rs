@@ -9,6 +9,8 @@ mod figures;
 mod optimum;
 mod run;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
