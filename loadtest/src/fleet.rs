@@ -226,7 +226,7 @@ fn print(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-async fn throughput(
+pub(crate) async fn throughput(
     options: RigOptions,
     jobs: u64,
     workers: usize,
@@ -283,15 +283,15 @@ async fn finish(recorder: Option<Recorder>) -> Vec<Chart> {
 }
 
 /// Processor time a job, in microseconds.
-struct Cpu {
-    worker: f64,
-    database: f64,
+pub(crate) struct Cpu {
+    pub(crate) worker: f64,
+    pub(crate) database: f64,
     broker: f64,
     bench: f64,
 }
 
 /// From the first call to the last committed result.
-async fn timed(
+pub(crate) async fn timed(
     rig: &Rig,
     jobs: u64,
     workers: usize,
@@ -350,7 +350,7 @@ pub(crate) async fn declare(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-async fn latency(
+pub(crate) async fn latency(
     outlay: &Path,
     rate: u32,
     seconds: u32,

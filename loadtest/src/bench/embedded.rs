@@ -1,4 +1,4 @@
-//! `bench`: how fast outlay runs a file of jobs, and how much memory that takes.
+//! How fast outlay runs a file of jobs, and how much memory that takes.
 //!
 //! Each case runs the real binary as its own process: with the built-in simulation at zero latency,
 //! and with the provider simulator of this crate over HTTP on loopback. Figures are the machine's, so
@@ -25,9 +25,9 @@ const OUTPUT_PICO_USD: i64 = 600_000;
 const SENTENCE: &str =
     "Could we move the review to Thursday at ten? The new budget sheet is attached, please approve. ";
 
-/// Measures embedded runs: jobs a second with durable holds and settlements, and memory.
+/// Measure embedded runs alone: jobs a second with durable holds and settlements, and memory
 #[derive(Args)]
-pub(crate) struct Bench {
+pub(super) struct Embedded {
     /// The outlay binary [default: beside this one]
     #[arg(long, value_name = "PATH")]
     outlay: Option<PathBuf>,
@@ -43,34 +43,30 @@ pub(crate) struct Bench {
 }
 
 #[derive(Serialize)]
-struct Report {
-    fsync_p50_us: u64,
-    cases: Vec<Case>,
-    resident_ratio: f64,
+pub(super) struct Figures {
+    pub(super) fsync_p50_us: u64,
+    pub(super) cases: Vec<Case>,
+    pub(super) resident_ratio: f64,
 }
 
 #[derive(Serialize)]
-struct Case {
-    name: String,
-    jobs: u64,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) jobs: u64,
     seconds: f64,
-    jobs_per_second: u64,
-    resident_mib_max: u64,
+    pub(super) jobs_per_second: u64,
+    pub(super) resident_mib_max: u64,
     /// The bill book's own sum equals the ledger's, where there is a bill book.
-    billed_equals_spent: Option<bool>,
+    pub(super) billed_equals_spent: Option<bool>,
 }
 
-impl Bench {
+impl Embedded {
     /// Runs every case and prints the figures.
-    pub(crate) fn run(&self) -> anyhow::Result<()> {
+    pub(super) fn run(&self) -> anyhow::Result<()> {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
         let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
         ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
-        let folder = std::env::temp_dir().join(format!("outlay-bench-{}", std::process::id()));
-        std::fs::create_dir(&folder)?;
-        let report = self.measure(&outlay, &folder);
-        std::fs::remove_dir_all(&folder)?;
-        let report = report?;
+        let report = measure(&outlay, self.jobs, &self.memory)?;
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
             return Ok(());
@@ -88,19 +84,27 @@ impl Bench {
         println!("memory of the longest run against the shortest: {:.2}", report.resident_ratio);
         Ok(())
     }
+}
 
-    fn measure(&self, outlay: &Path, folder: &Path) -> anyhow::Result<Report> {
-        let fsync_p50_us = fsync_p50_us(folder)?;
-        let mut cases = vec![embedded(outlay, folder, "simulated, zero latency", self.jobs, None)?];
-        cases.push(over_http(outlay, folder, self.jobs)?);
-        for jobs in &self.memory {
-            cases.push(embedded(outlay, folder, &format!("memory, {jobs} jobs"), *jobs, None)?);
-        }
-        let resident: Vec<_> = cases.iter().skip(2).map(|case| case.resident_mib_max as f64).collect();
-        let resident_ratio =
-            resident.iter().copied().fold(0.0, f64::max) / resident.iter().copied().fold(f64::MAX, f64::min);
-        Ok(Report { fsync_p50_us, cases, resident_ratio })
+pub(super) fn measure(outlay: &Path, jobs: u64, memory: &[u64]) -> anyhow::Result<Figures> {
+    let folder = std::env::temp_dir().join(format!("outlay-bench-{}", std::process::id()));
+    std::fs::create_dir(&folder)?;
+    let figures = measure_in(outlay, &folder, jobs, memory);
+    std::fs::remove_dir_all(&folder)?;
+    figures
+}
+
+fn measure_in(outlay: &Path, folder: &Path, jobs: u64, memory: &[u64]) -> anyhow::Result<Figures> {
+    let fsync_p50_us = fsync_p50_us(folder)?;
+    let mut cases = vec![embedded(outlay, folder, "simulated, zero latency", jobs, None)?];
+    cases.push(over_http(outlay, folder, jobs)?);
+    for jobs in memory {
+        cases.push(embedded(outlay, folder, &format!("memory, {jobs} jobs"), *jobs, None)?);
     }
+    let resident: Vec<_> = cases.iter().skip(2).map(|case| case.resident_mib_max as f64).collect();
+    let resident_ratio =
+        resident.iter().copied().fold(0.0, f64::max) / resident.iter().copied().fold(f64::MAX, f64::min);
+    Ok(Figures { fsync_p50_us, cases, resident_ratio })
 }
 
 /// A run against this crate's provider, in a runtime of its own.
