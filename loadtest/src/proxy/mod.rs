@@ -205,9 +205,18 @@ impl Shared {
 
 impl Table {
     fn tell(&self, which: impl Fn(u64) -> bool, rule: Rule) -> usize {
-        let told = self.live.iter().filter(|(id, _)| which(**id));
-        // A connection that has just ended does not listen any more.
-        told.filter(|(_, sender)| sender.send(rule).is_ok()).count()
+        let told = self.live.iter().filter(|(id, sender)| which(**id) && !sender.is_closed());
+        // A reset is not called off by the next rule, even where nobody has heard of it yet.
+        told.map(|(_, sender)| {
+            sender.send_if_modified(|now| {
+                let changes = *now != Rule::Reset;
+                if changes {
+                    *now = rule;
+                }
+                changes
+            })
+        })
+        .count()
     }
 }
 

@@ -79,6 +79,8 @@ async fn a_reset_hits_who_is_there_and_nobody_else() {
     let (proxy, mut client, _) = way().await;
     said_again(&mut client, "hello").await;
     assert_eq!(proxy.strike(Rule::Reset), 1);
+    // It is not called off before anybody has heard of it.
+    proxy.set(Rule::Pass);
     is_reset(&mut client).await;
     let mut next = TcpStream::connect(proxy.addr()).await.expect("connected");
     said_again(&mut next, "hello").await;
