@@ -1,5 +1,6 @@
 //! Pages of what `fleet` measured.
 
+use outlay::chart::amount;
 use outlay_loadtest::report::{Bar, Chart, Plot, Report, Table};
 
 use crate::fleet::{Latency, Throughput};
@@ -7,17 +8,17 @@ use crate::fleet::{Latency, Throughput};
 /// Jobs a second, against the bare pipeline where it was run too.
 pub(crate) fn throughput_report(found: &Throughput, charts: Vec<Chart>) -> Report {
     let mut report =
-        Report { title: format!("Throughput of {} jobs", found.jobs), charts, ..Report::default() };
-    report.fact("jobs", found.jobs);
+        Report { title: format!("Throughput of {} jobs", count(found.jobs)), charts, ..Report::default() };
+    report.fact("jobs", count(found.jobs));
     report.fact("workers", found.workers);
-    report.fact("from the first call to the last result", format!("{:.2} s", found.seconds));
+    report.fact("first call to last result", format!("{:.2} s", found.seconds));
     report.fact("fsync, p50", format!("{} us", found.fsync_p50_us));
     machine(&mut report);
     report.check("The bill book's sum is what the ledger says was spent", found.billed_equals_spent, "");
     let mut speed = Table::new("Speed", &[("pipeline", false), ("jobs a second", true)]);
     let mut bars = Vec::new();
     let mut add = |label: &str, jobs_per_second: f64, is_reference| {
-        speed.rows.push(vec![label.to_owned(), format!("{jobs_per_second:.0}")]);
+        speed.rows.push(vec![label.to_owned(), count(jobs_per_second.round() as u64)]);
         bars.push(Bar { label: label.to_owned(), value: jobs_per_second, is_reference });
     };
     add("outlay", found.jobs_per_second, false);
@@ -38,7 +39,7 @@ pub(crate) fn throughput_report(found: &Throughput, charts: Vec<Chart>) -> Repor
         ("broker", found.broker_cpu_us_per_job),
         ("provider and this program", found.provider_and_bench_cpu_us_per_job),
     ] {
-        cpu.rows.push(vec![process.to_owned(), format!("{microseconds:.0}")]);
+        cpu.rows.push(vec![process.to_owned(), count(microseconds.round() as u64)]);
     }
     report.tables.push(cpu);
     if has_bare {
@@ -52,7 +53,7 @@ pub(crate) fn throughput_report(found: &Throughput, charts: Vec<Chart>) -> Repor
 pub(crate) fn latency_report(found: &Latency, charts: Vec<Chart>) -> Report {
     let title = format!("Latency at {:.0} jobs a second", found.rate);
     let mut report = Report { title, charts, ..Report::default() };
-    report.fact("jobs", found.jobs);
+    report.fact("jobs", count(found.jobs as u64));
     report.fact("jobs a second", format!("{:.0}", found.rate));
     report.fact("fsync, p50", format!("{} us", found.fsync_p50_us));
     machine(&mut report);
@@ -76,4 +77,8 @@ fn machine(report: &mut Report) {
         report.fact("cores", cores);
     }
     report.fact("system", format!("{}, {}", std::env::consts::OS, std::env::consts::ARCH));
+}
+
+fn count(number: u64) -> String {
+    amount(number as f64, "")
 }

@@ -53,7 +53,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, rows: &[BandRow]) -> Result<(), Troubl
             frame.text(&row.name, (left - 8, y), Ink::Text, (HPos::Right, VPos::Center));
         } else {
             let name = fitting(&row.name, f64::from(frame.width() - 8));
-            frame.text(&name, (4, y - BAR / 2 - 3), Ink::Text, (HPos::Left, VPos::Bottom));
+            frame.text(&name, (4, y - BAR / 2 - 3), Ink::Inside, (HPos::Left, VPos::Bottom));
         }
         for band in row.bands.iter().filter(is_band) {
             draw_band(frame, &mut plotted, band, y)?;

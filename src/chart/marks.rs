@@ -8,8 +8,8 @@ use super::scale::duration;
 
 /// Rows of names above a plot; where they do not suffice, there are numbers and a key below.
 const ROWS_MAX: usize = 3;
-/// Numbers that are closer than this share one label.
-const APART: f64 = 24.0;
+/// Numbers share one label unless there is room for twice their digits, each of which takes so much.
+const DIGIT: f64 = 16.0;
 /// More names than this are not listed one by one.
 const KEY_MAX: usize = 48;
 
@@ -90,7 +90,9 @@ fn numbered(marks: &[&Mark], column: impl Fn(f64) -> f64) -> Labels {
         let x = column(mark.at_s);
         labels.lines.push((x, 0, told(mark)));
         match groups.last_mut() {
-            Some((first, _, last)) if x - *first < APART + 10.0 * f64::from(u8::from(at > 9)) => *last = at,
+            Some((first, _, last)) if x - *first < DIGIT * (1.0 + (at + 1).to_string().len() as f64) => {
+                *last = at
+            }
             _ => groups.push((x, at, at)),
         }
     }
@@ -101,12 +103,45 @@ fn numbered(marks: &[&Mark], column: impl Fn(f64) -> f64) -> Labels {
         };
         labels.texts.push(Label { x: x as i32, row: 0, text, anchor: HPos::Center });
     }
-    let key = marks.iter().enumerate().map(|(at, mark)| format!("{} {}", at + 1, told(mark)));
-    labels.key = key.take(KEY_MAX).collect();
-    if marks.len() > KEY_MAX {
-        labels.key.push(format!("and {} more", marks.len() - KEY_MAX));
-    }
+    labels.key = key(marks);
     labels
+}
+
+/// Each name once, with its numbers; the time only of what happened once, because the plot shows the others.
+fn key(marks: &[&Mark]) -> Vec<String> {
+    let mut names: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (at, mark) in marks.iter().enumerate() {
+        match names.iter_mut().find(|(name, _)| *name == mark.label) {
+            Some((_, numbers)) => numbers.push(at + 1),
+            None => names.push((&mark.label, vec![at + 1])),
+        }
+    }
+    let entry = |(name, numbers): &(&str, Vec<usize>)| match numbers[..] {
+        [only] => format!("{only} {}", told(marks[only - 1])),
+        _ => format!("{} {name}", ranges(numbers)),
+    };
+    let mut key: Vec<_> = names.iter().take(KEY_MAX).map(entry).collect();
+    if names.len() > KEY_MAX {
+        key.push(format!("and {} more", names.len() - KEY_MAX));
+    }
+    key
+}
+
+/// Ascending numbers, neighbours together: `1, 3–5`.
+fn ranges(numbers: &[usize]) -> String {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    for number in numbers {
+        match found.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => found.push((*number, *number)),
+        }
+    }
+    let told = found.iter().map(|(first, last)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}\u{2013}{last}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -149,8 +184,8 @@ mod tests {
     #[test]
     fn many_marks_are_numbered_and_explained() {
         let labels = placed(&(0..30).map(|n| f64::from(n) * 3.0).collect::<Vec<_>>());
-        assert_eq!((labels.rows, labels.lines.len(), labels.key.len()), (1, 30, 30));
-        assert_eq!(labels.key[29], "30 kill worker at 1m27s");
+        assert_eq!((labels.rows, labels.lines.len()), (1, 30));
+        assert_eq!(labels.key, ["1\u{2013}30 kill worker"]);
         assert!(labels.texts.len() < 30 && labels.texts.iter().any(|label| label.text.contains('\u{2013}')));
     }
 
@@ -164,6 +199,33 @@ mod tests {
         let labels = placed(&[5.0; 300]);
         assert_eq!(labels.texts.len(), 1);
         assert_eq!(labels.texts[0].text, "1\u{2013}300");
-        assert_eq!(labels.key.last().map(String::as_str), Some("and 252 more"));
+        assert_eq!(labels.key, ["1\u{2013}300 kill worker"]);
+    }
+
+    #[test]
+    fn numbers_do_not_touch_each_other() {
+        let labels = placed(&(0..104).map(f64::from).collect::<Vec<_>>());
+        for pair in labels.texts.windows(2) {
+            let halves = (text_width(&pair[0].text) + text_width(&pair[1].text)) / 2;
+            assert!(pair[1].x - pair[0].x > halves, "{} and {}", pair[0].text, pair[1].text);
+        }
+    }
+
+    #[test]
+    fn a_key_has_each_name_once() {
+        let label =
+            |n: u32| if n.is_multiple_of(3) { "cut".to_owned() } else { format!("kill worker {}", n.min(5)) };
+        let marks: Vec<_> = (0..9).map(|n| Mark { at_s: f64::from(n), label: label(n) }).collect();
+        let told = key(&marks.iter().collect::<Vec<_>>());
+        let expected = [
+            "1, 4, 7 cut",
+            "2 kill worker 1 at 1s",
+            "3 kill worker 2 at 2s",
+            "5 kill worker 4 at 4s",
+            "6, 8, 9 kill worker 5",
+        ];
+        assert_eq!(told, expected);
+        let many: Vec<_> = (0..100).map(|n| Mark { at_s: f64::from(n), label: n.to_string() }).collect();
+        assert_eq!(key(&many.iter().collect::<Vec<_>>()).last().map(String::as_str), Some("and 52 more"));
     }
 }

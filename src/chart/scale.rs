@@ -139,8 +139,10 @@ fn short(value: f64, step: f64) -> String {
         let scaled = step / factor * 10_f64.powi(*n);
         (scaled - scaled.round()).abs() < 1e-6 * scaled
     });
-    let text = format!("{:.*}", decimals.unwrap_or(2) as usize, value / factor);
-    format!("{text}{prefix}")
+    match decimals.unwrap_or(2) {
+        0 => format!("{}{prefix}", grouped((value / factor).round())),
+        decimals => format!("{:.*}{prefix}", decimals as usize, value / factor),
+    }
 }
 
 /// An amount in full, in its unit: `$0.0125`, `1,234.5 ms`, `97.5%`, `1m30s`. Four digits count, and all of
@@ -280,6 +282,7 @@ mod tests {
         assert_eq!(labels(Axis::of_time(0.0, 86_400.0 * 20.0, 5)), "0s 5d 10d 15d 20d");
         assert_eq!(amounts(0.0, 9.3, ""), "0 2.5 5.0 7.5 10.0");
         assert_eq!(amounts(0.0, 0.0123, "$"), "$0 $0.005 $0.010 $0.015");
+        assert_eq!(amounts(0.0, 3_900.0, ""), "0 1,000 2,000 3,000 4,000");
         assert_eq!(amounts(0.0, 47_000.0, ""), "0 20k 40k 60k");
         assert_eq!(amounts(-5.0, 10.0, "%"), "\u{2212}5% 0% 5% 10%");
         assert_eq!(amounts(0.0, 0.0, ""), "0 0.25 0.50 0.75 1.00");

@@ -83,29 +83,36 @@ fn latency(history: &History, ended_s: f64) -> Option<Chart> {
     is_known.then(|| chart("Latency, from accepted to the committed result", "s", Plot::Lines { series }))
 }
 
-/// A chart for each of the fullest windows: what is committed, under its cap.
+/// A chart for each of the fullest windows: what is committed, under its cap. Windows without a cap count the same
+/// money once more, so they are shown only where none has one.
 fn spend(samples: &[Sample]) -> Vec<Chart> {
-    let mut last: BTreeMap<(String, i64), i64> = BTreeMap::new();
+    let mut last: BTreeMap<(String, i64), (bool, i64)> = BTreeMap::new();
     for window in samples.iter().filter_map(|sample| sample.seen.as_ref()).flat_map(|seen| &seen.windows) {
-        let key = (window.name.clone(), window.starts_at);
-        last.insert(key, window.held + window.spent + window.presumed);
+        let committed = window.held + window.spent + window.presumed;
+        last.insert((window.name.clone(), window.starts_at), (window.cap.is_some(), committed));
     }
-    let mut fullest: Vec<_> = last.into_iter().filter(|(_, committed)| *committed > 0).collect();
-    fullest.sort_by_key(|(key, committed)| (std::cmp::Reverse(*committed), key.clone()));
+    let is_any_capped = last.values().any(|(is_capped, _)| *is_capped);
+    let is_shown = |is_capped: bool, committed: i64| committed > 0 && (is_capped || !is_any_capped);
+    let mut fullest: Vec<_> =
+        last.into_iter().filter(|(_, (is_capped, committed))| is_shown(*is_capped, *committed)).collect();
+    fullest.sort_by_key(|(key, (_, committed))| (std::cmp::Reverse(*committed), key.clone()));
     fullest.truncate(WINDOWS_MAX);
     fullest.into_iter().map(|(key, _)| spend_of(samples, &key)).collect()
 }
 
 fn spend_of(samples: &[Sample], (name, starts_at): &(String, i64)) -> Chart {
+    let find = |sample: &Sample| -> Option<Window> {
+        let windows = &sample.seen.as_ref()?.windows;
+        windows.iter().find(|window| window.name == *name && window.starts_at == *starts_at).cloned()
+    };
+    let opened_s = samples.iter().find(|sample| find(sample).is_some()).map_or(0.0, |sample| sample.at_s);
     let over_time = |of: &dyn Fn(&Window) -> Option<i64>| -> Vec<(f64, f64)> {
-        let value = |sample: &Sample| match &sample.seen {
+        let value = |sample: &Sample| match find(sample) {
+            Some(window) => of(&window).map_or(f64::NAN, |nano| nano as f64 / NANO),
+            // A window that is not there yet holds nothing. One that is gone was displaced by fuller ones, or
+            // nobody answered.
+            None if sample.seen.is_some() && sample.at_s < opened_s => 0.0,
             None => f64::NAN,
-            // A window that is not there yet holds nothing.
-            Some(seen) => seen
-                .windows
-                .iter()
-                .find(|window| window.name == *name && window.starts_at == *starts_at)
-                .map_or(0.0, |window| of(window).map_or(f64::NAN, |nano| nano as f64 / NANO)),
         };
         samples.iter().map(|sample| (sample.at_s, value(sample))).collect()
     };
@@ -114,7 +121,8 @@ fn spend_of(samples: &[Sample], (name, starts_at): &(String, i64)) -> Chart {
         line("presumed", over_time(&|window| Some(window.presumed))),
         line("held", over_time(&|window| Some(window.held))),
     ];
-    let caps: Vec<_> = over_time(&|window| window.cap).into_iter().filter(|(_, cap)| *cap > 0.0).collect();
+    let is_told = |(at_s, cap): &(f64, f64)| *at_s >= opened_s && cap.is_finite();
+    let caps: Vec<_> = over_time(&|window| window.cap).into_iter().filter(is_told).collect();
     if !caps.is_empty() {
         series.push(limit("cap", caps));
     }
@@ -253,6 +261,18 @@ mod tests {
             told,
             [(0.0, 1.0, "closed"), (1.0, 2.0, "unknown"), (2.0, 3.0, "open"), (3.0, 4.0, "closed")]
         );
+    }
+
+    #[test]
+    fn a_window_that_others_displaced_is_a_gap_and_one_to_come_is_empty() {
+        let mut samples = [0.0, 1.0, 2.0, 3.0].map(|at| sample(at, 1_000_000_000, ""));
+        for missing in [0, 2] {
+            samples[missing].seen = Some(Seen::default());
+        }
+        let charts = draw(&samples, None, 4.0, &[]);
+        let Plot::Stack { series } = &charts[0].plot else { panic!("{:?}", charts[0]) };
+        let spent: Vec<_> = series[0].points.iter().map(|point| point.1).collect();
+        assert_eq!((spent[0], spent[1], spent[2].is_nan(), spent[3]), (0.0, 1.0, true, 1.0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::sample::connect;
 /// Slices of a run: more would not be seen, and fewer would hide short faults.
 const SLICES: f64 = 160.0;
 /// Lengths of a slice, in seconds.
-const LENGTHS: &[f64] = &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+const LENGTHS: &[f64] = &[0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 const SECOND_US: f64 = 1e6;
 /// Over which limits are counted.
 const MINUTE_S: usize = 60;
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn slices_are_neither_too_many_nor_too_long() {
-        for (ended_s, expected) in [(0.0, 0.25), (10.0, 0.25), (60.0, 0.5), (120.0, 1.0), (3600.0, 30.0)] {
+        for (ended_s, expected) in [(0.0, 0.5), (60.0, 0.5), (120.0, 1.0), (3600.0, 30.0)] {
             assert_eq!(slice_length(ended_s), expected, "{ended_s}");
         }
         assert!(30.0 * 86_400.0 / slice_length(30.0 * 86_400.0) <= SLICES);

@@ -24,8 +24,8 @@ use self::sample::{Sample, Sampler};
 use crate::report::{Chart, Mark};
 use crate::rig::{Rig, Worker};
 
-/// How long the end of a run waits for a database that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end of a run waits for what the rows say: there may be millions of them.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a provider allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,8 +213,13 @@ async fn watch(
         }
         samples.push(sample);
     }
-    if let Some(live) = live {
+    // The charts end with what is left, however long ago the last look was.
+    let workers = shared.workers().clone();
+    let last = sampler.look(shared.elapsed_s(), &workers).await;
+    if let Some(mut live) = live {
+        live.show(&last);
         live.end();
     }
+    samples.push(last);
     samples
 }
