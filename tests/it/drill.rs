@@ -6,7 +6,7 @@ use outlay_loadtest::drill::{Kind, Options};
 use outlay_loadtest::rig::{Unavailable, Unreachable};
 
 /// Carries a drill out and fails with every check that did not hold.
-async fn drill(kind: Kind, seconds: u64, shape: impl FnOnce(&mut Options)) {
+pub(crate) async fn drill(kind: Kind, seconds: u64, shape: impl FnOnce(&mut Options)) {
     let mut options = Options::new(env!("CARGO_BIN_EXE_outlay"), 7);
     options.duration = Duration::from_secs(seconds);
     // The machine runs other tests meanwhile.

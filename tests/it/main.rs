@@ -7,6 +7,7 @@ mod cached;
 mod conformance;
 mod drift;
 mod drill;
+mod drill_more;
 mod e2e;
 mod embedded;
 mod escalate;

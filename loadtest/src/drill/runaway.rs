@@ -145,8 +145,9 @@ impl Faults for Runaway {
                 format!("{waves} waves, at most {most} of {copies} calls, the bound is {}", self.most()),
             ),
             seen(
-                "Nothing is stopped before its limit",
-                waves > 0 && least >= CONTENT_MAX * 9 / 10,
+                // What has come and is not called yet counts too, so what is paid may stay below the limit.
+                "What is stopped has come often before",
+                waves > 0 && least >= CONTENT_MAX / 2,
                 format!("at least {least} calls, the limit is {CONTENT_MAX}"),
             ),
             seen(

@@ -25,9 +25,10 @@ const SPELL_MS: std::ops::Range<u64> = 500..1_500;
 /// Workers that nothing happens to but what happens to all: growth is seen in those only that live.
 const SPARED: usize = 2;
 /// What may be added between the second quarter of the run and its last: buffers fill and are reused.
-const GROWTH_MIB: u64 = 12;
+const GROWTH_MIB: u64 = 20;
 const GROWTH_PERCENT: u64 = 10;
-const GROWTH_FILES: u64 = 12;
+/// A connection to the provider for each slot.
+const GROWTH_FILES: u64 = 64;
 /// How much of what is published in a third of the run has to end in it.
 const KEPT_UP_PERCENT: u64 = 75;
 
@@ -89,6 +90,8 @@ struct Pace {
 
 #[derive(Default)]
 pub(super) struct Soak {
+    /// The first look.
+    began: Option<Instant>,
     ways: Option<[Proxy; 3]>,
     made: BTreeMap<Small, u64>,
     /// By process.
@@ -104,7 +107,7 @@ impl Soak {
     async fn watch(&mut self, scene: &mut Scene<'_>, sender: &Sender<'_>, millis: std::ops::Range<u64>) {
         let end = Instant::now() + Duration::from_millis(scene.dice.random_range(millis));
         loop {
-            let at = scene.began.elapsed();
+            let at = self.began.get_or_insert_with(Instant::now).elapsed();
             for worker in &scene.workers {
                 let look = Look { at, mib: resident_mib(worker.id()), files: open_files(worker.id()) };
                 self.looks.entry(worker.id()).or_default().push(look);
