@@ -23,6 +23,8 @@ pub(crate) struct Books {
     pub(crate) outbox: u64,
     /// What the provider charged, in its own order.
     pub(crate) bills: Vec<Bill>,
+    /// Every provider of the catalogue is the one whose book this is.
+    pub(crate) all_ours: bool,
 }
 
 /// One call in the ledger. Money is nano-dollars, times are microseconds since 1970.
@@ -70,6 +72,7 @@ impl Books {
     /// way meanwhile.
     pub(crate) async fn read(rig: &Rig) -> Result<Self> {
         let bills = rig.provider.bills();
+        let all_ours = rig.has_catalogue();
         let mut connection = PgConnection::connect(rig.database_url()).await.context("the oracle's look")?;
         let mut snapshot = connection.begin().await?;
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -93,12 +96,12 @@ impl Books {
         snapshot.rollback().await?;
         connection.close().await?;
         let outbox = u64::try_from(outbox).unwrap_or_default();
-        Ok(Self { attempts, windows, results, parked, outbox, bills })
+        Ok(Self { attempts, windows, results, parked, outbox, bills, all_ours })
     }
 
     /// Calls to the provider whose book this is; a fleet may call others besides.
     pub(crate) fn ours(&self) -> impl Iterator<Item = &Attempt> {
-        self.attempts.iter().filter(|attempt| attempt.provider == PROVIDER)
+        self.attempts.iter().filter(|attempt| self.all_ours || attempt.provider == PROVIDER)
     }
 }
 

@@ -53,6 +53,7 @@ fn in_order() -> Books {
         ..Window::default()
     };
     Books {
+        all_ours: false,
         attempts: vec![
             attempt("a", "settled", 20, 7, 10, 20),
             attempt("b", "presumed", 20, 20, 11, 30),

@@ -261,7 +261,7 @@ fn job(n: usize, planned: &Planned) -> (String, String) {
         .deadline
         .map_or(String::new(), |deadline| format!(r#","deadline":"{}ms""#, deadline.as_millis()));
     let body = format!(
-        r#"{{"id":"{id}","project":"{}","task":"t"{deadline},"messages":[{{"role":"user","content":"{start}{filler}{end}"}}]}}"#,
+        r#"{{"id":"{id}","project":"{}","task":"t"{deadline},"response_format":{{"type":"json_object"}},"messages":[{{"role":"user","content":"{start}{filler}{end}"}}]}}"#,
         planned.project
     );
     (id, body)

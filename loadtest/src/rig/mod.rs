@@ -282,6 +282,12 @@ impl Rig {
         &self.amqp_url
     }
 
+    /// Whether it has a catalogue of its own, all of whose providers are the simulator.
+    #[must_use]
+    pub(crate) fn has_catalogue(&self) -> bool {
+        self.catalogue.is_some()
+    }
+
     /// What the names of this rig's queues and exchanges begin with.
     #[must_use]
     pub fn prefix(&self) -> &str {
