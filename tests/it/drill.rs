@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use outlay_loadtest::drill::{Kind, Options};
 use outlay_loadtest::rig::{Unavailable, Unreachable};
+use tokio::sync::Semaphore;
+
+/// A drill has four workers and each of them several connections, of which a database takes a hundred.
+static AT_ONCE: Semaphore = Semaphore::const_new(2);
 
 /// Carries a drill out and fails with every check that did not hold.
 pub(crate) async fn drill(kind: Kind, seconds: u64, shape: impl FnOnce(&mut Options)) {
+    let _turn = AT_ONCE.acquire().await.expect("it is never closed");
     let mut options = Options::new(env!("CARGO_BIN_EXE_outlay"), 7);
     options.duration = Duration::from_secs(seconds);
     // The machine runs other tests meanwhile.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rand::Rng as _;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, Row as _};
 
 use super::frame::{Faults, Setup, as_usd};
 use super::scene::{PATIENCE, Scene, seen};
@@ -40,7 +40,7 @@ struct Sums {
 }
 
 async fn sums(scene: &Scene<'_>) -> Result<Sums> {
-    let mut connection = PgConnection::connect(scene.rig.database_url()).await?;
+    let mut connection = scene.connect().await?;
     let row = sqlx::query(
         "SELECT held + spent + presumed, held, coalesce(cap, 0), \
            (SELECT count(*) FROM outlay.parked p WHERE p.project_id = w.project_id AND p.released_at IS NULL) \
@@ -159,7 +159,7 @@ impl Faults for Cap {
         let shares: Vec<String> = (self.stops.iter())
             .map(|(committed, cap)| format!("{:.1} %", *committed as f64 * 100.0 / (*cap).max(1) as f64))
             .collect();
-        let mut connection = PgConnection::connect(scene.rig.database_url()).await?;
+        let mut connection = scene.connect().await?;
         let sql = "SELECT count(*) FROM outlay.result WHERE project_id = $1 AND status = 'done' AND job_id = ANY ($2)";
         let query = sqlx::query_scalar::<_, i64>(sql).bind(PROJECT).bind(&self.parked);
         let ran = query.fetch_one(&mut connection).await?;
@@ -194,7 +194,7 @@ impl Faults for Cap {
 }
 
 async fn parked(scene: &Scene<'_>) -> Result<Vec<String>> {
-    let mut connection = PgConnection::connect(scene.rig.database_url()).await?;
+    let mut connection = scene.connect().await?;
     let sql = "SELECT job_id FROM outlay.parked WHERE project_id = $1";
     let found = sqlx::query_scalar(sql).bind(PROJECT).fetch_all(&mut connection).await?;
     connection.close().await?;

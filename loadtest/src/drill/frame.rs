@@ -1,6 +1,6 @@
 //! What every kind of drill goes through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -162,7 +162,7 @@ async fn trial<F: Faults>(
             faults_end: Instant::now() + options.duration,
             progress: &progress,
         };
-        unfold(scene, faults, &sender).await
+        unfold(scene, faults, &sender, &expected.may_park).await
     };
     let telling = async {
         loop {
@@ -197,7 +197,12 @@ async fn trial<F: Faults>(
 }
 
 /// Faults while jobs come, then rest, evidence and the orderly end of the workers.
-async fn unfold<F: Faults>(mut scene: Scene<'_>, faults: &mut F, sender: &Sender<'_>) -> Result<Course> {
+async fn unfold<F: Faults>(
+    mut scene: Scene<'_>,
+    faults: &mut F,
+    sender: &Sender<'_>,
+    may_park: &BTreeSet<String>,
+) -> Result<Course> {
     let faulty = async {
         let outcome = async {
             // Faults are for a fleet at work.
@@ -211,7 +216,7 @@ async fn unfold<F: Faults>(mut scene: Scene<'_>, faults: &mut F, sender: &Sender
     let (sent, unfolded) = tokio::join!(sender.run(), faulty);
     unfolded?;
     let jobs = sent?;
-    let mut checks = vec![scene.quiet(jobs.len()).await];
+    let mut checks = vec![scene.quiet(jobs.len(), may_park).await];
     checks.extend(faults.evidence(&scene).await?);
     let workers = std::mem::take(&mut scene.workers);
     let stops = workers.into_iter().map(|worker| worker.stop(PATIENCE));

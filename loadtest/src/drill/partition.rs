@@ -1,8 +1,8 @@
 //! A network that delays, loses, cuts and resets what goes between the workers and each of their services.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
@@ -16,6 +16,8 @@ use crate::rig::{Rig, Ways};
 const LINKS: [&str; 3] = ["database", "broker", "provider"];
 /// After this long without an answer of the provider a call is over.
 const CALL_TIMEOUT: &str = "timeout = \"8s\"";
+/// For a fault to hit something: workers write to the database every three seconds at least.
+const HIT_PATIENCE: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -41,9 +43,15 @@ pub(super) struct Partition {
 
 impl Partition {
     async fn strike(&self, fault: Fault, link: usize, scene: &mut Scene<'_>) -> Result<()> {
-        let proxy = self.proxies.get(link).context("a proxy for each service")?;
+        let mut link = link;
+        if !until(|| !self.proxies[link].live().is_empty()).await {
+            // A provider that is out of service is not called. The database is always asked something.
+            link = 0;
+        }
+        let proxy = &self.proxies[link];
         let way = [Way::Up, Way::Down, Way::Both][scene.dice.random_range(0..3)];
         scene.mark(format!("{}: {fault:?}", LINKS[link]));
+        let before = proxy.done();
         match fault {
             Fault::Reset => {
                 proxy.strike(Rule::Reset);
@@ -56,18 +64,21 @@ impl Partition {
             }
             Fault::Delay => {
                 proxy.set(Rule::Delay(Duration::from_millis(scene.dice.random_range(20..300))));
+                until(|| proxy.done().delayed > before.delayed).await;
                 scene.pause(1_000..3_000).await;
             }
             Fault::BlackHole => {
                 proxy.set(Rule::BlackHole(way));
+                until(|| proxy.done().swallowed > before.swallowed).await;
                 // Now and then for longer than a session's lease.
                 let longest = if scene.dice.random_bool(0.2) { 14_000 } else { 4_000 };
                 scene.pause(1_000..longest).await;
             }
             Fault::Cut => {
                 let way = if way == Way::Both { Way::Down } else { way };
-                proxy.strike(Rule::Cut(way, scene.dice.random_range(1..4_000)));
-                scene.pause(500..2_000).await;
+                proxy.strike(Rule::Cut(way, scene.dice.random_range(1..2_000)));
+                until(|| proxy.done().cut > before.cut).await;
+                scene.pause(0..500).await;
             }
         }
         proxy.set(Rule::Pass);
@@ -144,4 +155,16 @@ impl Faults for Partition {
             ),
         ])
     }
+}
+
+/// Whether it comes to that in time.
+async fn until(what: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + HIT_PATIENCE;
+    while !what() {
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    true
 }

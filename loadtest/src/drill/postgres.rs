@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rand::seq::SliceRandom as _;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 
 use super::frame::{Faults, Setup};
 use super::scene::{PATIENCE, Scene, seen};
@@ -58,7 +58,7 @@ impl Postgres {
         self.faults[fault as usize] += 1;
         let Some(services) = self.services.as_ref().filter(|_| fault != Fault::End) else {
             for _ in 0..3 {
-                let mut connection = PgConnection::connect(scene.rig.database_url()).await?;
+                let mut connection = scene.connect().await?;
                 self.ended += sqlx::query_scalar::<_, i64>(ENDED).fetch_one(&mut connection).await?;
                 connection.close().await?;
                 scene.pause(50..300).await;

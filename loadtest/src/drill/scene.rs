@@ -1,21 +1,24 @@
 //! What a kind of drill works on while its faults unfold.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::progress::Progress;
 use super::sender::Sender;
 use crate::oracle::CapTerm;
 use crate::report::{Check, Mark};
-use crate::rig::{Counts, Rig, Worker};
+use crate::rig::{Rig, Worker};
 
 /// For what should take a second or two, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// For a connection to a database that is there.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// Until nothing moves any more. The longest way there: a session is ended, its jobs come back from a delay
 /// queue, and a parked job whose message was lost is sent again after a minute.
 const QUIET_PATIENCE: Duration = Duration::from_secs(240);
@@ -82,22 +85,61 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Waits until all `published` jobs have an outcome and nothing moves.
-    pub(crate) async fn quiet(&mut self, published: usize) -> Check {
+    /// Waits until all `published` jobs have an outcome and nothing moves. A parked job is an outcome only
+    /// where its project may end so: others wait for something that comes back.
+    pub(super) async fn quiet(&mut self, published: usize, may_park: &BTreeSet<String>) -> Check {
         self.mark("the last job");
-        let rest = |c: &Counts| c.results + c.parked == published as u64 && c.held == 0 && c.outbox == 0;
-        let outcome = self.rig.until(QUIET_PATIENCE, rest).await;
-        let took = Instant::now().saturating_duration_since(self.faults_end);
-        let detail = match &outcome {
-            Ok(_) => format!("{:.1} s after the last fault", took.as_secs_f64()),
-            Err(error) => format!("{published} published: {error:#}"),
+        let projects: Vec<&str> = may_park.iter().map(String::as_str).collect();
+        let end = Instant::now() + QUIET_PATIENCE;
+        let (held, stands) = loop {
+            let stands = self.stands(&projects).await;
+            let rests = matches!(&stands, Ok([outcomes, 0, 0]) if *outcomes == published as i64);
+            if rests || Instant::now() > end {
+                break (rests, stands);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         };
-        Check { name: "The fleet comes to rest".to_owned(), held: outcome.is_ok(), detail }
+        let took = Instant::now().saturating_duration_since(self.faults_end).as_secs_f64();
+        let detail = match stands {
+            _ if held => format!("{took:.1} s after the time for faults"),
+            Ok([outcomes, holds, owed]) => {
+                format!("{outcomes} of {published} jobs have an outcome, {holds} holds, {owed} messages owed")
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        Check { name: "The fleet comes to rest".to_owned(), held, detail }
+    }
+
+    /// Outcomes, holds that stand and messages that are owed.
+    async fn stands(&self, may_park: &[&str]) -> Result<[i64; 3]> {
+        let mut connection = self.connect().await?;
+        let row = sqlx::query(
+            "SELECT (SELECT count(*) FROM outlay.result WHERE generation > 0) + (SELECT count(*) \
+               FROM outlay.parked WHERE released_at IS NULL AND project_id = ANY ($1)), \
+               (SELECT count(*) FROM outlay.attempt WHERE state = 'held'), (SELECT count(*) FROM outlay.outbox)",
+        )
+        .bind(may_park)
+        .fetch_one(&mut connection)
+        .await?;
+        connection.close().await?;
+        Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?])
+    }
+
+    /// A connection of the drill's own. A database that has no room or is starting is asked again.
+    pub(crate) async fn connect(&self) -> Result<PgConnection> {
+        let end = Instant::now() + CONNECT_PATIENCE;
+        loop {
+            match PgConnection::connect(self.rig.database_url()).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if Instant::now() > end => return Err(error).context("the drill's own look"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
     }
 
     /// One number of the database.
     pub(crate) async fn number(&self, sql: &'static str) -> Result<i64> {
-        let mut connection = PgConnection::connect(self.rig.database_url()).await?;
+        let mut connection = self.connect().await?;
         let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
         connection.close().await?;
         Ok(found)

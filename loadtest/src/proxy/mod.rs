@@ -205,18 +205,19 @@ impl Shared {
 
 impl Table {
     fn tell(&self, which: impl Fn(u64) -> bool, rule: Rule) -> usize {
-        let told = self.live.iter().filter(|(id, sender)| which(**id) && !sender.is_closed());
-        // A reset is not called off by the next rule, even where nobody has heard of it yet.
-        told.map(|(_, sender)| {
+        let mut told = 0;
+        for (_, sender) in self.live.iter().filter(|(id, sender)| which(**id) && !sender.is_closed()) {
+            // A reset is not called off by the next rule, even where nobody has heard of it yet.
             sender.send_if_modified(|now| {
                 let changes = *now != Rule::Reset;
                 if changes {
                     *now = rule;
                 }
                 changes
-            })
-        })
-        .count()
+            });
+            told += 1;
+        }
+        told
     }
 }
 

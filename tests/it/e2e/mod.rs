@@ -12,6 +12,7 @@ mod invalid;
 mod main_path;
 mod outage;
 mod poison;
+mod replay;
 mod stops;
 
 use std::time::Duration;
