@@ -49,6 +49,13 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
+/// From when to when figures are told, gaps at either end too: what is missing there is missing in the run. `None`
+/// where there is nothing but gaps.
+fn times(series: &[Series], is_any: bool) -> Option<(f64, f64)> {
+    let told = series.iter().flat_map(|series| &series.points).map(|point| point.0);
+    bounds(told.filter(|at| is_drawable(*at))).filter(|_| is_any)
+}
+
 /// The vertical axis for figures within `bounds` and those of the limits that are near enough.
 fn amounts(frame: &Frame<'_>, figures: Option<(f64, f64)>, limits: &[Drawn<'_>]) -> Axis {
     let (mut least, mut most) = figures.unwrap_or((0.0, 0.0));
@@ -81,7 +88,7 @@ pub(super) fn draw_lines(frame: &mut Frame<'_>, series: &[Series]) -> Result<(),
     let (limits, quantities): (Vec<_>, Vec<_>) =
         Drawn::of(series, frame.width()).into_iter().partition(|drawn| drawn.series.is_limit);
     let all = || quantities.iter().chain(&limits);
-    let Some((from, until)) = bounds(all().flat_map(Drawn::points).map(|point| point.0)) else {
+    let Some((from, until)) = times(series, all().flat_map(Drawn::points).next().is_some()) else {
         frame.say(NO_FIGURES);
         return Ok(());
     };
@@ -160,9 +167,9 @@ pub(super) fn draw_stack(frame: &mut Frame<'_>, series: &[Series]) -> Result<(),
         Drawn::of(series, frame.width()).into_iter().filter(|drawn| drawn.series.is_limit).collect();
     let shares: Vec<&Series> = series.iter().filter(|series| !series.is_limit).collect();
     let stretches = stacked(&shares, frame.width());
-    let times = stretches.iter().flatten().map(|level| level.at);
-    let Some((from, until)) = bounds(times.chain(limits.iter().flat_map(Drawn::points).map(|point| point.0)))
-    else {
+    let is_any = stretches.iter().any(|stretch| !stretch.is_empty())
+        || limits.iter().flat_map(Drawn::points).next().is_some();
+    let Some((from, until)) = times(series, is_any) else {
         frame.say(NO_FIGURES);
         return Ok(());
     };

@@ -196,6 +196,14 @@ fn gaps_stay_gaps() {
 }
 
 #[test]
+fn a_gap_at_the_end_is_shown_as_one() {
+    let series = || vec![series("a", &[(0.0, 1.0), (10.0, 1.0), (60.0, f64::NAN)])];
+    for plot in [Plot::Lines { series: series() }, Plot::Stack { series: series() }] {
+        assert!(texts(&drawn(&chart("", plot))).contains(&"1m"));
+    }
+}
+
+#[test]
 fn ten_thousand_points_become_a_small_picture() {
     let points: Vec<_> = (0..10_000).map(|n| (f64::from(n), f64::from(n * 7919 % 1000))).collect();
     let lines = drawn(&chart("", Plot::Lines { series: vec![series("a", &points)] }));

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 
 /// A look that takes longer is a gap.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Workers answer at once or are stopped.
-const WORKER_PATIENCE: Duration = Duration::from_millis(300);
+/// Workers answer at once, unless they are stopped or the machine is very busy.
+const WORKER_PATIENCE: Duration = Duration::from_secs(1);
 /// Windows that are followed: those with the most money in them.
 const WINDOWS_MAX: i64 = 8;
 /// Rows become visible some time after they got their number, so the newest are counted again for so long.
