@@ -14,6 +14,7 @@ without them into a failure. Arguments are passed on, so `scripts/test.sh tidy` 
 Environment:
   CARGO_TARGET_DIR                                 where builds go (default: ~/.cache/outlay-target)
   OUTLAY_TEST_POSTGRES_URL, OUTLAY_TEST_AMQP_URL   services to use instead of looking for them
+  OUTLAY_MUTANTS_BIN                               what scripts/mutants.sh printed, so that no test builds it
 
 Needs cargo and a C compiler, because SQLite and aws-lc are built from source.
 USAGE
