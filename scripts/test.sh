@@ -16,6 +16,7 @@ Environment:
   CARGO_TARGET_DIR                                 where builds go (default: ~/.cache/outlay-target)
   OUTLAY_TEST_POSTGRES_URL, OUTLAY_TEST_AMQP_URL   services to use instead of looking for them
   OUTLAY_TEST_CHROMIUM                             browser to use instead of looking for one
+  OUTLAY_MUTANTS_BIN                               what scripts/mutants.sh printed, so that no test builds it
 
 Needs cargo and a C compiler, because SQLite and aws-lc are built from source.
 USAGE

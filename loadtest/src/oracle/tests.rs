@@ -144,6 +144,20 @@ fn bills_above_the_cap() {
 }
 
 #[test]
+fn a_window_is_above_its_cap_by_no_more_than_its_bills_are_above_their_holds() {
+    let holds = |hold: i64| {
+        let mut books = in_order();
+        books.attempts[1].hold = hold;
+        books.bills[1].billed_nano_usd = 94;
+        let caps = expected().caps;
+        let strict = cap::billed_beyond(&books, &caps, &Default::default());
+        (strict.held, cap::billed_beyond(&books, &caps, &cap::overshoot(&books)).held)
+    };
+    // 101 are billed under a cap of 100.
+    assert_eq!((holds(94), holds(93), holds(20)), ((false, false), (false, true), (false, true)));
+}
+
+#[test]
 fn a_call_begun_beyond_the_cap_though_all_fits_in_the_end() {
     // Six holds of 20 at once under a cap of 100, each settled at 1 later.
     breaks("begun beyond the cap", |books| {

@@ -70,7 +70,10 @@ async fn recorded_jobs_are_answered_at_their_recorded_lengths() {
     // Answers that are worth nothing are billed besides, so the recorded lengths are the least.
     let billed: i64 = replayed.by_model.values().map(|(_, nano_usd)| nano_usd).sum();
     assert_eq!(billed, replayed.billed_nano_usd);
-    assert!(billed >= i64::try_from(output_tokens).expect("small") * 400, "{billed} for {output_tokens} tokens");
+    assert!(
+        billed >= i64::try_from(output_tokens).expect("small") * 400,
+        "{billed} for {output_tokens} tokens"
+    );
     assert!(replayed.latency_at(0.5) > 100.0, "answers take their time: {}", replayed.latency_at(0.5));
 }
 
