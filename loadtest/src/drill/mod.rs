@@ -1,7 +1,7 @@
 //! `drill`: real workers between real services while something breaks them, and then the oracle.
 //!
-//! A kind of drill is one file with one [`Faults`](frame::Faults): what it needs, which faults it unfolds
-//! and how they can be seen to have happened. All else is the [`frame`]'s: the rig, the workers, jobs in
+//! A kind of drill is one file with one `Faults`: what it needs, which faults it unfolds
+//! and how they can be seen to have happened. All else is the `frame`'s: the rig, the workers, jobs in
 //! open loop, the wait until nothing moves, the examination and the report. A run without its faults
 //! does not count, and fails.
 

@@ -1,6 +1,6 @@
 //! The oracle: what must be true after a run, by its own SQL and the provider's bill book.
 //!
-//! It never asks outlay's own code. Each rule is a pure function over [`Books`](books::Books), so that
+//! It never asks outlay's own code. Each rule is a pure function over `Books`, so that
 //! `tests` can show every one of them an offence that it has to find.
 
 mod books;

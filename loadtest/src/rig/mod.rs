@@ -148,7 +148,7 @@ impl Rig {
             .map_err(|error| unreachable("PostgreSQL", &admin_url, error.to_string()))?;
         broker::answers(&amqp_url)
             .await
-            .map_err(|error| unreachable("RabbitMQ", &amqp_url, format!("{error:#}")))?;
+            .map_err(|error| unreachable("RabbitMQ", &amqp_url, error.root_cause().to_string()))?;
         execute(&mut admin, &format!("CREATE DATABASE {database}")).await?;
         admin.close().await?;
         let price = Price { input: INPUT_PICO_USD, cached_input: INPUT_PICO_USD, output: OUTPUT_PICO_USD };
