@@ -192,7 +192,7 @@ impl Faults for Drift {
         self.slots = 64 * scene.workers.len() as u64;
         while self.changes.len() < 2 || !scene.is_over() && self.changes.len() < BRINKS {
             scene.pause(300..1_500).await;
-            let is_price = self.changes.len() % 2 == 0;
+            let is_price = self.changes.len().is_multiple_of(2);
             let change = self.change(is_price, scene, sender).await?;
             self.changes.push(change);
         }

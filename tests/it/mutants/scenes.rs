@@ -41,7 +41,7 @@ async fn timeouts(mutant: Mutant) -> Option<Vec<Check>> {
     let mut cast = Cast::new(mutant, shape).await?;
     cast.hire(1).await;
     let job = |n: u32| {
-        let (id, text) = (format!("job-{n:03}"), if n % 8 == 0 { "never mind" } else { "a mail" });
+        let (id, text) = (format!("job-{n:03}"), if n.is_multiple_of(8) { "never mind" } else { "a mail" });
         let body = body(&id, "p", &format!("{text} {n}"), "");
         (id, "p".to_owned(), body)
     };
