@@ -1,5 +1,7 @@
 //! The document of the figures: Markdown between two marks of a file whose other words are people's.
 
+#![expect(clippy::disallowed_methods, reason = "figures have a date")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
