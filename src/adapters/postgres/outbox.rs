@@ -1,7 +1,7 @@
 //! Messages that are owed to the broker: what this process wrote without reading it back, then what
 //! others left behind.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,11 @@ use crate::types::{JobKey, Wall};
 const OWN_MAX: usize = 8_192;
 /// How often to look for what others left behind.
 const POLL: Duration = Duration::from_millis(500);
+
+/// How often to look for messages of our own that we do not know of.
+const RECALL: Duration = Duration::from_secs(5);
+/// How old those are: younger ones may have been committed just now, with the answer still on its way.
+const RECALL_AGE: Duration = Duration::from_secs(60);
 
 /// What is asked of the outbox.
 pub(super) enum OutboxAsk {
@@ -80,18 +85,22 @@ pub(super) struct Postman {
     shared: Arc<Shared>,
     own: Own,
     ready: VecDeque<Outgoing>,
+    /// Handed out, and neither sent nor given back so far.
+    out: HashSet<i64>,
     asked: Option<(usize, Reply<Vec<Outgoing>>)>,
 }
 
 impl Postman {
     pub(super) fn new(link: Link, shared: Arc<Shared>, own: Own) -> Self {
-        Self { link, shared, own, ready: VecDeque::new(), asked: None }
+        Self { link, shared, own, ready: VecDeque::new(), out: HashSet::new(), asked: None }
     }
 
     /// Answers until nobody can ask any more.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<OutboxAsk>) {
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut recall = tokio::time::interval(RECALL);
+        recall.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.hand_out();
             // Every branch only waits for news: what follows from it runs to its end.
@@ -102,14 +111,21 @@ impl Postman {
                     Some(OutboxAsk::Take(limit, reply)) => self.asked = Some((limit.max(1), reply)),
                     Some(OutboxAsk::Sent(sent, reply)) => {
                         let answer = self.forget(&sent, &|| inbox.is_closed()).await;
+                        if answer.is_ok() {
+                            sent.iter().for_each(|sent| drop(self.out.remove(&sent.id)));
+                        }
                         reply.send(answer).ok();
                     }
                     Some(OutboxAsk::GiveBack(ids, reply)) => {
                         let answer = self.give_back(&ids, &|| inbox.is_closed()).await;
+                        if answer.is_ok() {
+                            ids.iter().for_each(|id| drop(self.out.remove(id)));
+                        }
                         reply.send(answer).ok();
                     }
                 },
                 Some(message) = self.own.inbox.recv(), if self.asked.is_some() => self.ready.push_back(message),
+                _ = recall.tick() => self.recall(&|| inbox.is_closed()).await,
                 _ = poll.tick(), if self.asked.is_some() => self.look(&|| inbox.is_closed()).await,
             }
         }
@@ -130,9 +146,38 @@ impl Postman {
             self.asked = Some((limit, reply));
             return;
         }
-        let some = self.ready.drain(..limit.min(self.ready.len())).collect();
-        if let Err(Ok(unheard)) = reply.send(Ok(some)) {
-            unheard.into_iter().rev().for_each(|message| self.ready.push_front(message));
+        let some: Vec<_> = self.ready.drain(..limit.min(self.ready.len())).collect();
+        let ids: Vec<_> = some.iter().map(|message| message.id).collect();
+        match reply.send(Ok(some)) {
+            Err(Ok(unheard)) => {
+                unheard.into_iter().rev().for_each(|message| self.ready.push_front(message));
+            }
+            _ => self.out.extend(ids),
+        }
+    }
+
+    /// Lets go of messages that are ours by the store's word and that we do not know of: they were committed
+    /// or claimed, and the answer that would have told us was lost with its connection.
+    async fn recall(&mut self, is_over: &(dyn Fn() -> bool + Sync)) {
+        // So many wait that nobody is in want of more; and what cannot be listed here cannot be told apart.
+        if self.ready.len() >= OWN_MAX {
+            return;
+        }
+        while let Ok(message) = self.own.inbox.try_recv() {
+            self.ready.push_back(message);
+        }
+        let mut known: Vec<_> = self.out.iter().copied().collect();
+        known.extend(self.ready.iter().map(|message| message.id));
+        known.extend(&*self.own.overflow.lock().unwrap_or_else(PoisonError::into_inner));
+        let (worker, now) = (self.shared.worker().0, self.shared.told_now());
+        let change = Change::Recall { worker, now, known };
+        match self.write(&change, is_over).await {
+            Ok(0) => {}
+            Ok(unknown) => tracing::warn!(
+                messages = unknown,
+                "messages were committed whose commit nobody heard of; they are sent now"
+            ),
+            Err(error) => tracing::error!(%error, "messages cannot be recalled"),
         }
     }
 
@@ -174,13 +219,13 @@ impl Postman {
         let ids: Vec<i64> = sent.iter().map(|sent| sent.id).collect();
         let lost: Vec<_> = sent.iter().filter(|sent| sent.undeliverable.is_some()).collect();
         if lost.is_empty() {
-            return self.write(&Change::Delete(ids), is_over).await;
+            return self.write(&Change::Delete(ids), is_over).await.map(drop);
         }
         let lost_ids = lost.iter().map(|sent| sent.id).collect();
         let whys =
             lost.iter().map(|sent| without_nul(sent.undeliverable.as_deref().unwrap_or("")).into_owned());
         let change = Change::Lost { now: self.shared.told_now(), ids, lost: lost_ids, whys: whys.collect() };
-        self.write(&change, is_over).await
+        self.write(&change, is_over).await.map(drop)
     }
 
     async fn give_back(
@@ -188,22 +233,25 @@ impl Postman {
         ids: &[i64],
         is_over: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), StoreError> {
-        self.write(&Change::GiveBack(ids.to_vec()), is_over).await
+        self.write(&Change::GiveBack(ids.to_vec()), is_over).await.map(drop)
     }
 
-    /// Makes a change, which may be repeated, until it is made.
+    /// Makes a change, which may be repeated, until it is made; answers how many rows it touched.
     async fn write(
         &mut self,
         change: &Change,
         is_over: &(dyn Fn() -> bool + Sync),
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         loop {
             let Some(conn) = self.link.up(is_over).await else {
                 return Err(StoreError::unavailable("the session is over"));
             };
-            let Err(error) = change.make(conn).await else {
-                self.link.fine();
-                return Ok(());
+            let error = match change.make(conn).await {
+                Ok(rows) => {
+                    self.link.fine();
+                    return Ok(rows);
+                }
+                Err(error) => error,
             };
             match trouble(&error) {
                 Trouble::Lost => self.link.lose(&error),
@@ -219,10 +267,11 @@ enum Change {
     Delete(Vec<i64>),
     Lost { now: Option<i64>, ids: Vec<i64>, lost: Vec<i64>, whys: Vec<String> },
     GiveBack(Vec<i64>),
+    Recall { worker: uuid::Uuid, now: Option<i64>, known: Vec<i64> },
 }
 
 impl Change {
-    async fn make(&self, conn: &mut PgConnection) -> Sql<()> {
+    async fn make(&self, conn: &mut PgConnection) -> Sql<u64> {
         let query = match self {
             Self::Delete(ids) => {
                 sqlx::query("DELETE FROM outlay.outbox WHERE outbox_id = ANY ($1)").bind(ids)
@@ -236,8 +285,16 @@ impl Change {
                 let sql = "UPDATE outlay.outbox SET claimed_by = NULL, claimed_at = NULL WHERE outbox_id = ANY ($1)";
                 sqlx::query(sql).bind(ids)
             }
+            Self::Recall { worker, now, known } => sqlx::query(
+                "UPDATE outlay.outbox SET claimed_by = NULL, claimed_at = NULL WHERE claimed_by = $1 \
+                   AND claimed_at < coalesce($2, outlay.now_us()) - $3 AND outbox_id <> ALL ($4)",
+            )
+            .bind(worker)
+            .bind(now)
+            .bind(rows::micros(RECALL_AGE))
+            .bind(known),
         };
-        query.execute(conn).await.map(|_| ())
+        query.execute(conn).await.map(|done| done.rows_affected())
     }
 }
 

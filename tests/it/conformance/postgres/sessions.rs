@@ -177,6 +177,40 @@ async fn a_bad_item_does_not_take_its_neighbours_down() {
     process.kill().await;
 }
 
+/// A conclusion that was committed, but whose answer is lost, is repeated; its message is not made again, and
+/// nobody was told of the one that was made.
+#[tokio::test]
+async fn a_result_whose_commit_nobody_heard_of_is_sent() {
+    let Some(mut fleet) = Fleet::new().await else { return };
+    let cutter = WireCutter::to_those(fleet.database.address(), "outlay-conclude").await;
+    let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&fleet.clock);
+    let far =
+        Store::open(&fleet.database.url_by(cutter.port()), Mode::Existing, clock).await.expect("a store");
+    let spec = SessionSpec { publish_results: true, ..SessionSpec::default() };
+    let process = Fleet::process_of(&far.on_callers_clock(), spec).await;
+    let writer = &process.writer;
+    let attempt = fleet.go(writer, "a", 5).await;
+    cutter.cut_the_next_answer();
+    writer.conclude(finished("a", attempt, 3)).await.expect("an answer to the second");
+    assert_eq!(fleet.day().await, (0, 3, 0));
+    assert_eq!(fleet.database.number("SELECT count(*) FROM outlay.outbox").await, 1);
+    // It may be on its way to us for as long as that.
+    fleet.clock.forward(61);
+    let mut taken = Vec::new();
+    while taken.is_empty() {
+        taken = writer.take(1).await.expect("messages");
+    }
+    assert_eq!(taken[0].key.id.as_str(), "a");
+    // What is with the sender is known, however long that takes.
+    fleet.clock.forward(61);
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    let ours = "SELECT count(*) FROM outlay.outbox WHERE claimed_by IS NOT NULL";
+    assert_eq!(fleet.database.number(ours).await, 1);
+    writer.sent(&[Sent { id: taken[0].id, undeliverable: None }]).await.expect("forgotten");
+    assert_eq!(fleet.database.number("SELECT count(*) FROM outlay.outbox").await, 0);
+    process.kill().await;
+}
+
 #[tokio::test]
 async fn results_are_owed_until_they_are_sent() {
     let Some(fleet) = Fleet::new().await else { return };
