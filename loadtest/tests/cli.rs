@@ -82,11 +82,11 @@ fn a_trace_that_cannot_be_used_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_page_that_has_no_room_or_no_folder_is_told_before_the_run() {
+fn a_page_that_has_no_place_is_told_before_the_run() {
     refused(&["compare", MADE, "--for", "1m", "--report", "/nowhere/page.html"], 2, "--report");
-    // A device that is always full, where there is one.
+    // Nobody wants a device replaced by a page.
     if Path::new("/dev/full").exists() {
-        refused(&["compare", MADE, "--for", "1m", "--report", "/dev/full"], 2, "--report");
+        refused(&["compare", MADE, "--for", "1m", "--report", "/dev/full"], 2, "no ordinary file");
     }
 }
 

@@ -46,6 +46,8 @@ fn replace_with(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) ->
 fn open_beside(path: &Path) -> Result<(PathBuf, File)> {
     let name = path.file_name().with_context(|| format!("{} is no name of a file", path.display()))?;
     ensure!(!path.is_dir(), "{} is a folder: name a file in it", path.display());
+    // Root could put a file in the place of a device.
+    ensure!(path.is_file() || !path.exists(), "{} is no ordinary file: name another one", path.display());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     ensure!(folder.is_dir(), "{}: the folder {} is missing: create it", path.display(), folder.display());
     let mut hidden = std::ffi::OsString::from(".");

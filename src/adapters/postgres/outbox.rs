@@ -112,14 +112,18 @@ impl Postman {
                     Some(OutboxAsk::Sent(sent, reply)) => {
                         let answer = self.forget(&sent, &|| inbox.is_closed()).await;
                         if answer.is_ok() {
-                            sent.iter().for_each(|sent| drop(self.out.remove(&sent.id)));
+                            for sent in &sent {
+                                self.out.remove(&sent.id);
+                            }
                         }
                         reply.send(answer).ok();
                     }
                     Some(OutboxAsk::GiveBack(ids, reply)) => {
                         let answer = self.give_back(&ids, &|| inbox.is_closed()).await;
                         if answer.is_ok() {
-                            ids.iter().for_each(|id| drop(self.out.remove(id)));
+                            for id in &ids {
+                                self.out.remove(id);
+                            }
                         }
                         reply.send(answer).ok();
                     }

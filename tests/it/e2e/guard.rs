@@ -39,7 +39,8 @@ async fn four_workers_count_as_one_and_a_label_brings_everything_back() {
     // Nothing is lost, and the workers together let hardly more through than one would.
     assert_eq!(counts.results, paid, "{counts:?}");
     assert!(paid <= contents * (100 + 6 * WORKERS), "{paid} paid calls");
-    assert!(paid >= contents * 90, "{paid} paid calls");
+    // Jobs count when they come; those that wait for a slot meanwhile are held with the rest.
+    assert!(paid >= contents * 50, "{paid} paid calls");
     eprintln!("{paid} paid calls for {contents} contents over {WORKERS} workers");
     let mut alerts = 0.0;
     for worker in &workers {

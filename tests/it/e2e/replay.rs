@@ -12,13 +12,17 @@ struct Words {
     shape: Shape,
 }
 
-fn replay(words: &str, cap_usd: Option<&str>) -> Replay {
+/// Models that never stall, so that nobody waits a minute for a test.
+const WORLD: &str = "[tier.small]\nbase_ms = 150.0\ninvalid_share = 0.05\n[tier.medium]\nbase_ms = 150.0\n";
+
+fn replay(world: &tempfile::NamedTempFile, words: &str, cap_usd: Option<&str>) -> Replay {
+    std::fs::write(world.path(), WORLD).expect("written");
     let words = std::iter::once("replay").chain(words.split_whitespace());
     let Words { shape } = clap::Parser::parse_from(words);
     Replay {
         trace: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/trace.csv").to_owned(),
         shape,
-        world: None,
+        world: Some(world.path().to_owned()),
         outages: Vec::new(),
         workers: 2,
         slots: 256,
@@ -62,7 +66,8 @@ fn assert_sound(report: &Report) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_jobs_are_answered_at_their_recorded_lengths() {
-    let replay = replay("--for 30s --speed 4 --deadlines none", None);
+    let world = tempfile::NamedTempFile::new().expect("a file");
+    let replay = replay(&world, "--for 30s --speed 4 --deadlines none", None);
     let Some((replayed, report, output_tokens)) = play(&replay).await else { return };
     assert_eq!(replayed.counts.done, replayed.jobs, "{:?}", replayed.counts);
     assert!(replayed.jobs > 20, "{}", replayed.jobs);
@@ -79,7 +84,8 @@ async fn recorded_jobs_are_answered_at_their_recorded_lengths() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cap_parks_what_it_has_no_room_for() {
-    let replay = replay("--for 30s --speed 10 --deadlines none", Some("0.004"));
+    let world = tempfile::NamedTempFile::new().expect("a file");
+    let replay = replay(&world, "--for 30s --speed 10 --deadlines none", Some("0.004"));
     let Some((replayed, report, _)) = play(&replay).await else { return };
     assert!(replayed.counts.parked > 0 && replayed.counts.done > 0, "{:?}", replayed.counts);
     assert!(replayed.billed_nano_usd <= 4_000_000, "{}", replayed.billed_nano_usd);
