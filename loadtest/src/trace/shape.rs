@@ -27,8 +27,8 @@ pub struct Shape {
     /// Spread over so many projects; the trace's own tenants if absent
     #[arg(long, value_name = "N")]
     pub projects: Option<u32>,
-    /// Deadlines from arrival, such as 30s, or shares of several: 10s=0.2,2m=0.8; none for no deadline
-    #[arg(long, default_value = "30s")]
+    /// Deadlines from arrival, such as 20s, or shares of several: 10s=0.2,2m=0.8; none for no deadline
+    #[arg(long, default_value = "20s")]
     pub deadlines: Deadlines,
     /// Share of the jobs, 0 to 1, that repeat an earlier one
     #[arg(long, default_value_t = 0.0, value_parser = share)]
@@ -233,7 +233,7 @@ mod tests {
         let plan = shape("").expect("defaults").plan(&trace(10)).expect("a plan");
         assert_eq!(plan.len(), 10);
         assert_eq!((plan[9].at, &*plan[9].project), (Duration::from_secs(9), "a"));
-        assert_eq!(plan[3].deadline, Some(Duration::from_secs(30)));
+        assert_eq!(plan[3].deadline, Some(Duration::from_secs(20)));
         let mut contents: Vec<_> = plan.iter().map(|planned| planned.content).collect();
         contents.dedup();
         assert_eq!(contents.len(), 10);
