@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::scene::{PATIENCE, Scene, seen};
 use super::sender::Sender;
 use crate::oracle::{self, CapTerm, Expectations, Look, Watch};
+use crate::record::{Recorder, RecorderOptions};
 use crate::report::{Chart, Check, Mark, Plot, Report, Series};
 use crate::rig::{Rig, RigOptions};
 
@@ -143,16 +144,25 @@ async fn trial<F: Faults>(
     let progress = Progress::new();
     progress.say(&format!("drill {}, seed {seed}", F::NAME));
     let watch = Watch::new(rig.database_url());
+    let recorder = options
+        .is_recorded
+        .then(|| Recorder::start(RecorderOptions { is_live: false, ..RecorderOptions::new(rig) }));
+    let handle = recorder.as_ref().map(Recorder::handle);
     let sender = Sender::new(rig, F::NAME, setup.rate, setup.projects, seed);
     let mut expected = setup.expected;
     let began = Instant::now();
     let course = async {
         let mut workers = Vec::new();
         for _ in 0..setup.workers {
-            workers.push(rig.worker().await?);
+            let worker = rig.worker().await?;
+            if let Some(recorder) = &handle {
+                recorder.watch(&worker);
+            }
+            workers.push(worker);
         }
         let scene = Scene {
             rig,
+            recorder: handle.clone(),
             sender: &sender,
             workers,
             dice: StdRng::seed_from_u64(seed),
@@ -193,6 +203,9 @@ async fn trial<F: Faults>(
     report.checks.push(watch.check());
     report.checks.extend(oracle::examine(rig, &expected).await?);
     report.charts = charts(&watch.looks(), &course.marks);
+    if let Some(recorder) = recorder {
+        report.charts.extend(recorder.finish().await);
+    }
     Ok(report)
 }
 

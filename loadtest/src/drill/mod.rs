@@ -30,11 +30,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::report::Report;
+use crate::report::{Report, Sinks};
 use crate::rig::{Unavailable, Unreachable};
 
-/// Not all that had to hold did.
-const EXIT_FAILED: u8 = 1;
 /// The drill could not be carried out.
 const EXIT_TROUBLE: u8 = 2;
 /// A service does not answer.
@@ -50,6 +48,8 @@ pub struct Drill {
     kind: Kind,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    sinks: Sinks,
 }
 
 /// What goes wrong.
@@ -93,9 +93,9 @@ pub struct Options {
     /// The outlay binary [default: beside this one]
     #[arg(long, global = true, value_name = "PATH")]
     pub outlay: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
+    /// Whether the course of the drill is recorded for charts.
+    #[arg(skip)]
+    is_recorded: bool,
     /// Whether Ctrl-C ends the drill in order.
     #[arg(skip)]
     interruptible: bool,
@@ -111,7 +111,7 @@ impl Options {
             workers: 4,
             rate: 60.0,
             outlay: Some(outlay.into()),
-            json: false,
+            is_recorded: false,
             interruptible: false,
         }
     }
@@ -148,45 +148,20 @@ impl Drill {
     /// Carries out the drill, prints its report and answers how the process ends.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let options = Options { interruptible: true, ..self.options };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let report = runtime
-            .context("tokio runtime")
-            .and_then(|runtime| runtime.block_on(self.kind.run(&options)))
-            .and_then(|report| {
-                print(&report, options.json)?;
-                Ok(report.held())
-            });
-        match report {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::from(EXIT_FAILED),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                let away = error.is::<Unreachable>() || error.is::<Unavailable>();
-                ExitCode::from(if away { EXIT_UNREACHABLE } else { EXIT_TROUBLE })
-            }
-        }
+        let Self { kind, options, sinks } = self;
+        let options = Options { interruptible: true, is_recorded: sinks.want_charts(), ..options };
+        let carry_out = || {
+            sinks.check()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let report = runtime.context("tokio runtime")?.block_on(kind.run(&options))?;
+            sinks.deliver(&report)
+        };
+        carry_out().unwrap_or_else(|error: anyhow::Error| {
+            eprintln!("error: {error:#}");
+            let away = error.is::<Unreachable>() || error.is::<Unavailable>();
+            ExitCode::from(if away { EXIT_UNREACHABLE } else { EXIT_TROUBLE })
+        })
     }
-}
-
-fn print(report: &Report, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-        return Ok(());
-    }
-    println!("{}", report.title);
-    for fact in &report.facts {
-        println!("  {:<12} {}", fact.name, fact.value);
-    }
-    for check in &report.checks {
-        println!("{}  {}\n      {}", if check.held { "ok  " } else { "FAIL" }, check.name, check.detail);
-    }
-    let broken = report.checks.iter().filter(|check| !check.held).count();
-    match broken {
-        0 => println!("all {} checks held", report.checks.len()),
-        n => println!("{n} of {} checks FAILED", report.checks.len()),
-    }
-    Ok(())
 }
 
 /// `90s`, `5m`, `1h` or `500ms`.

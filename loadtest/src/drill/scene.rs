@@ -12,6 +12,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use super::progress::Progress;
 use super::sender::Sender;
 use crate::oracle::CapTerm;
+use crate::record::RecorderHandle;
 use crate::report::{Check, Mark};
 use crate::rig::{Rig, Worker};
 
@@ -26,6 +27,8 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(240);
 /// The fleet, the dice and the clock of a drill.
 pub(crate) struct Scene<'a> {
     pub(crate) rig: &'a Rig,
+    /// Who draws the course of the drill, if anybody does.
+    pub(super) recorder: Option<RecorderHandle>,
     /// Who publishes jobs meanwhile.
     pub(crate) sender: &'a Sender<'a>,
     /// Those that live; a killed one is replaced in its place.
@@ -46,6 +49,9 @@ impl Scene<'_> {
     pub(crate) fn mark(&mut self, label: impl Into<String>) {
         let label = label.into();
         self.progress.say(&label);
+        if let Some(recorder) = &self.recorder {
+            recorder.mark(label.clone());
+        }
         self.marks.push(Mark { at_s: self.began.elapsed().as_secs_f64(), label });
     }
 
@@ -81,7 +87,11 @@ impl Scene<'_> {
         let victim = self.workers.remove(at);
         let (id, log) = (victim.id(), victim.log_text());
         victim.kill().with_context(|| format!("worker {id}: {log}"))?;
-        self.workers.insert(at, self.rig.worker().await?);
+        let worker = self.rig.worker().await?;
+        if let Some(recorder) = &self.recorder {
+            recorder.watch(&worker);
+        }
+        self.workers.insert(at, worker);
         Ok(())
     }
 
