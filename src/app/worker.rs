@@ -170,9 +170,15 @@ async fn work(
         tasks: tasks.clone(),
         guard: Some(guard_parts(config, Arc::clone(&store.guard))),
     }));
-    engine.refresh().await?;
-    let sharing = super::limits(&engine, &*store.reports, store.shares.clone()).await?;
-    let breakers = super::breakers(&engine, store.breakers.clone()).await?;
+    let joining = || async {
+        engine.refresh().await?;
+        let sharing = super::limits(&engine, &*store.reports, store.shares.clone()).await?;
+        Ok((sharing, super::breakers(&engine, store.breakers.clone()).await?))
+    };
+    // A database may have no connection to spare just now, as well as a moment before.
+    let Some((sharing, breakers)) = patiently(tasks, "the store", joining).await? else {
+        return Ok(nothing_done);
+    };
     let calls_over = CancellationToken::new();
     let sharing = sharing.map(|sharing| tasks.spawn_service(sharing.keep(calls_over.clone())));
     let breakers = breakers.map(|news| tasks.spawn_service(news.keep(calls_over.clone())));
