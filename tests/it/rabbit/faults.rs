@@ -16,9 +16,10 @@ use crate::support::services::{Rabbit, is_silent, job_message, soon, within};
 /// False where the broker's tools are not at hand.
 async fn on_broker(rabbit: &Rabbit, role: &str, expression: &str) -> bool {
     let name = format!("outlay {role} ({})", rabbit.prefix);
+    // A connection that is being opened, by another test, has no properties yet.
     let eval = format!(
         "Conns = [P || [{{pid,P}},{{client_properties,Ps}}] <- \
-         rabbit_networking:connection_info_all([pid, client_properties]), \
+         rabbit_networking:connection_info_all([pid, client_properties]), is_list(Ps), \
          lists:keyfind(<<\"connection_name\">>, 1, Ps) =:= {{<<\"connection_name\">>, longstr, <<\"{name}\">>}}], \
          true = length(Conns) > 0, {expression}, ok."
     );
