@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use outlay_loadtest::record::{Recorder, RecorderHandle, RecorderOptions};
 use outlay_loadtest::report::{Chart, Sinks};
-use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, job_body, processor_time};
+use outlay_loadtest::rig::{Commits, Jobs, Rig, RigOptions, Worker, job_body, outlay_binary, processor_time};
 use serde::Serialize;
 
 use crate::bare::bare_pipeline;
@@ -127,9 +127,7 @@ pub(crate) struct Latency {
 impl Fleet {
     /// Answers one question and prints the figures.
     pub(crate) fn run(&self) -> Result<()> {
-        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
-        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
-        ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
+        let outlay = outlay_binary(self.outlay.as_deref())?;
         let has_course = matches!(self.question, Question::Throughput { .. } | Question::Latency { .. });
         ensure!(self.sinks.report.is_none() || has_course, "--report is for throughput and latency only");
         self.sinks.check()?;

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Bench(bench) => bench.run().map(done),
         Command::Compare(compare) => compare.run(),
-        Command::Drill(drill) => return drill.run(),
+        Command::Drill(drill) => drill.run(),
         Command::Fleet(fleet) => fleet.run().map(done),
         Command::Replay(replay) => replay.run(),
         Command::Simulate(simulate) => simulate.run().map(done),

@@ -9,6 +9,7 @@ use clap::Args;
 use outlay_loadtest::record::{Recorder, RecorderOptions};
 use outlay_loadtest::replay::Replay;
 use outlay_loadtest::report::Sinks;
+use outlay_loadtest::rig::outlay_binary;
 use outlay_loadtest::trace::Shape;
 use outlay_loadtest::world::Outage;
 
@@ -55,9 +56,7 @@ pub(crate) struct ReplayCommand {
 impl ReplayCommand {
     pub(crate) fn run(self) -> Result<ExitCode> {
         self.sinks.check()?;
-        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
-        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
-        ensure!(outlay.exists(), "{} is missing: build it, or name it with --outlay", outlay.display());
+        let outlay = outlay_binary(self.outlay.as_deref())?;
         let replay = Replay {
             trace: self.trace,
             shape: self.shape,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use outlay_loadtest::provider::{Price, ProviderConfig, Server};
-use outlay_loadtest::rig::resident_peak_mib;
+use outlay_loadtest::rig::{outlay_binary, resident_peak_mib};
 use serde::Serialize;
 
 const INPUT_PICO_USD: i64 = 150_000;
@@ -63,9 +63,7 @@ pub(super) struct Case {
 impl Embedded {
     /// Runs every case and prints the figures.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
-        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
-        ensure!(outlay.exists(), "{} is missing: cargo build --release", outlay.display());
+        let outlay = outlay_binary(self.outlay.as_deref())?;
         let report = measure(&outlay, self.jobs, &self.memory)?;
         if self.json {
             println!("{}", serde_json::to_string(&report)?);

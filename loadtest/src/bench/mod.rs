@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use outlay_loadtest::compare::{Comparison, compare};
-use outlay_loadtest::rig::RigOptions;
+use outlay_loadtest::rig::{RigOptions, outlay_binary};
 use outlay_loadtest::trace::Shape;
 
 use self::document::{Document, Part};
@@ -76,9 +76,7 @@ impl Bench {
         if let Some(path) = &self.write {
             document::check(path)?;
         }
-        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
-        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
-        ensure!(outlay.exists(), "{} is missing: cargo build --release --workspace", outlay.display());
+        let outlay = outlay_binary(self.outlay.as_deref())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let mut document = Document::new(&outlay)?;
         for part in Part::ALL.into_iter().filter(|part| self.only.is_empty() || self.only.contains(part)) {

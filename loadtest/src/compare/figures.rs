@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::optimum::Bound;
 use super::run::{Figures, Policy, Scene};
 use super::stage::Book;
-use super::{Comparison, limits};
+use super::{Comparison, allowances};
 use crate::report::{Band, BandRow, Bar, Chart, Mark, Plot, Report, Series, Table, Tone};
 use crate::trace::Trace;
 
@@ -133,20 +133,20 @@ fn buckets(scene: &Scene, books: &[Book], span_s: f64) -> Table {
     let mut table = Table::new("Use of the rate limits", &columns);
     let minutes = (span_s / 60.0).max(1.0);
     for (policy, book) in Policy::ALL.iter().zip(books) {
-        for limit in limits(&scene.config) {
+        for limit in allowances(&scene.config) {
             let Some(used) = book.used.get(&limit.provider) else { continue };
             let sum = used.values().fold((0, 0), |sum, used| (sum.0 + used.0, sum.1 + used.1));
             let most = (used.values().map(|used| used.0).max(), used.values().map(|used| used.1).max());
-            let part = |used: f64, limit: Option<f64>| {
-                limit.map_or("no limit".to_owned(), |limit| format!("{:.1}", 100.0 * used / limit))
+            let part = |used: f64, limit: Option<u64>| {
+                limit.map_or("no limit".to_owned(), |limit| format!("{:.1}", 100.0 * used / limit as f64))
             };
             table.rows.push(vec![
                 policy.name().to_owned(),
                 limit.provider.clone(),
-                part(sum.0 as f64 / minutes, limit.requests),
-                part(most.0.unwrap_or(0) as f64, limit.requests),
-                part(sum.1 as f64 / minutes, limit.tokens),
-                part(most.1.unwrap_or(0) as f64, limit.tokens),
+                part(sum.0 as f64 / minutes, limit.requests_per_minute),
+                part(most.0.unwrap_or(0) as f64, limit.requests_per_minute),
+                part(sum.1 as f64 / minutes, limit.tokens_per_minute),
+                part(most.1.unwrap_or(0) as f64, limit.tokens_per_minute),
             ]);
         }
     }
@@ -195,12 +195,13 @@ fn shares(book: &Book, marks: &[Mark]) -> Chart {
 
 fn utilisation(scene: &Scene, book: &Book, marks: &[Mark]) -> Chart {
     let mut series = Vec::new();
-    for limit in limits(&scene.config) {
+    for limit in allowances(&scene.config) {
         let Some(used) = book.used.get(&limit.provider) else { continue };
         let last = used.keys().next_back().copied().unwrap_or(0);
         let part = |(requests, tokens): (u64, u64)| {
-            let of = |used: u64, limit: Option<f64>| limit.map_or(0.0, |limit| 100.0 * used as f64 / limit);
-            of(requests, limit.requests).max(of(tokens, limit.tokens))
+            let of =
+                |used: u64, limit: Option<u64>| limit.map_or(0.0, |limit| 100.0 * used as f64 / limit as f64);
+            of(requests, limit.requests_per_minute).max(of(tokens, limit.tokens_per_minute))
         };
         series.push(Series {
             name: limit.provider.clone(),

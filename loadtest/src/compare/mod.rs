@@ -20,10 +20,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use outlay::config::{Config, Source};
 
-use self::optimum::{Limit, lower_bound};
+use self::optimum::lower_bound;
 pub use self::run::Figures;
 use self::run::{Policy, Scene};
 use self::stage::Book;
+use crate::record::Allowance;
 use crate::report::Report;
 use crate::trace::{Shape, Trace};
 pub use crate::world::Outage;
@@ -72,14 +73,14 @@ pub async fn compare(comparison: &Comparison, progress: &Progress<'_>) -> Result
     let plan = Arc::new(shape.plan(&trace)?);
     let config = match config {
         Some(path) => Config::load(Some(path))?,
-        None => Config::parse(CATALOGUE, Source::File("the built-in catalogue".into()), &|_| None)?,
+        None => built_in()?,
     };
     ensure!(!config.models.is_empty(), "the configuration ({}) names no [[model]]", config.source);
     let world = World::read(world.as_deref(), shape.seed, outages.clone())?;
     world.check(&config.models)?;
     let output_tokens_max = config.defaults.settings.max_output_tokens.unwrap_or(OUTPUT_TOKENS_MAX);
     let scene = Scene { config, world: Arc::new(world), plan, output_tokens_max };
-    let books = run_all(&scene, progress).await?;
+    let books = run_all(&scene, progress)?;
     let figures: Vec<_> = Policy::ALL
         .iter()
         .zip(&books)
@@ -89,7 +90,7 @@ pub async fn compare(comparison: &Comparison, progress: &Progress<'_>) -> Result
         &scene.plan,
         &scene.config.models,
         &scene.world,
-        &limits(&scene.config),
+        &allowances(&scene.config),
         scene.output_tokens_max,
     );
     let report = figures::report(&trace, comparison, &scene, (&figures, &books), bound);
@@ -97,7 +98,7 @@ pub async fn compare(comparison: &Comparison, progress: &Progress<'_>) -> Result
 }
 
 /// Every policy on a thread of its own: each has a paused clock, and none waits for another.
-async fn run_all(scene: &Scene, progress: &Progress<'_>) -> Result<Vec<Book>> {
+fn run_all(scene: &Scene, progress: &Progress<'_>) -> Result<Vec<Book>> {
     let ended: Vec<_> = Policy::ALL.iter().map(|_| Arc::new(AtomicUsize::new(0))).collect();
     std::thread::scope(|threads| {
         let running: Vec<_> = Policy::ALL
@@ -124,15 +125,18 @@ async fn run_all(scene: &Scene, progress: &Progress<'_>) -> Result<Vec<Book>> {
     })
 }
 
-fn limits(config: &Config) -> Vec<Limit> {
-    let limit = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| f64::from(limit.get()));
-    config
-        .providers
-        .iter()
-        .map(|provider| Limit {
-            provider: provider.id.to_string(),
-            requests: limit(provider.requests_per_minute),
-            tokens: limit(provider.tokens_per_minute),
-        })
-        .collect()
+/// The built-in catalogue.
+pub(crate) fn built_in() -> Result<Config> {
+    Ok(Config::parse(CATALOGUE, Source::File("the built-in catalogue".into()), &|_| None)?)
+}
+
+/// What each configured provider allows.
+pub(crate) fn allowances(config: &Config) -> Vec<Allowance> {
+    let limit = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| u64::from(limit.get()));
+    let of = |provider: &outlay::config::ProviderConfig| Allowance {
+        provider: provider.id.to_string(),
+        requests_per_minute: limit(provider.requests_per_minute),
+        tokens_per_minute: limit(provider.tokens_per_minute),
+    };
+    config.providers.iter().map(of).collect()
 }

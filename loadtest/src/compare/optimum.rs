@@ -16,18 +16,11 @@ use std::time::Duration;
 
 use outlay::types::catalogue::Offer;
 
+use crate::record::Allowance;
 use crate::trace::Planned;
 use crate::world::World;
 
 const ROUNDS: u32 = 200;
-
-/// The limits of one provider, per minute.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Limit {
-    pub(super) provider: String,
-    pub(super) requests: Option<f64>,
-    pub(super) tokens: Option<f64>,
-}
 
 /// The bound, and how it came about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,7 +45,7 @@ pub(super) fn lower_bound(
     plan: &[Planned],
     offers: &[Arc<Offer>],
     world: &World,
-    limits: &[Limit],
+    limits: &[Allowance],
     output_tokens_max: u32,
 ) -> Bound {
     let mut fixed = 0.0;
@@ -111,7 +104,7 @@ fn begins(planned: &Planned, takes: Duration, provider: &str, world: &World) -> 
 }
 
 /// The best bound found, and the one without limits.
-fn relax(jobs: &[Vec<Choice>], limits: &[Limit]) -> (f64, f64) {
+fn relax(jobs: &[Vec<Choice>], limits: &[Allowance]) -> (f64, f64) {
     let unlimited: f64 = jobs.iter().map(|options| least(options.iter().map(|option| option.cost))).sum();
     let mut prices: HashMap<(usize, u64), (f64, f64)> = HashMap::new();
     let (mut best, mut pace) = (unlimited, 1.0);
@@ -135,11 +128,11 @@ fn relax(jobs: &[Vec<Choice>], limits: &[Limit]) -> (f64, f64) {
             let used = used.entry((chosen.1, chosen.2)).or_default();
             *used = (used.0 + 1.0, used.1 + chosen.3);
         }
-        let room = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
         let worth = |(key, price): (&(usize, u64), &(f64, f64))| {
             let limit = &limits[key.0];
-            let of = |price: f64, limit: Option<f64>| if price > 0.0 { price * room(limit) } else { 0.0 };
-            of(price.0, limit.requests) + of(price.1, limit.tokens)
+            // What has no limit is never overbooked, and so has no price.
+            let of = |price: f64, limit: Option<u64>| limit.map_or(0.0, |limit| price * limit as f64);
+            of(price.0, limit.requests_per_minute) + of(price.1, limit.tokens_per_minute)
         };
         let bound = sum - prices.iter().map(worth).sum::<f64>();
         if bound > best {
@@ -161,15 +154,15 @@ fn relax(jobs: &[Vec<Choice>], limits: &[Limit]) -> (f64, f64) {
 fn reprice(
     prices: &mut HashMap<(usize, u64), (f64, f64)>,
     used: &HashMap<(usize, u64), (f64, f64)>,
-    limits: &[Limit],
+    limits: &[Allowance],
     gap: f64,
 ) -> bool {
-    let over = |used: f64, limit: Option<f64>| limit.map_or(0.0, |limit| used - limit);
+    let over = |used: f64, limit: Option<u64>| limit.map_or(0.0, |limit| used - limit as f64);
     let mut steps: HashMap<(usize, u64), (f64, f64)> = HashMap::new();
     for key in used.keys().chain(prices.keys()) {
         let (requests, tokens) = used.get(key).copied().unwrap_or_default();
         let limit = &limits[key.0];
-        let mut step = (over(requests, limit.requests), over(tokens, limit.tokens));
+        let mut step = (over(requests, limit.requests_per_minute), over(tokens, limit.tokens_per_minute));
         let price = prices.get(key).copied().unwrap_or_default();
         // A free minute with room stays free.
         if price.0 <= 0.0 {
@@ -205,11 +198,9 @@ mod tests {
         Choice { cost, provider, tokens: 100.0, minutes: minutes.to_vec() }
     }
 
-    fn limits(requests: Option<f64>, tokens: Option<f64>) -> Vec<Limit> {
-        vec![
-            Limit { provider: "a".into(), requests, tokens },
-            Limit { provider: "b".into(), ..Limit::default() },
-        ]
+    fn limits(requests_per_minute: Option<u64>, tokens_per_minute: Option<u64>) -> Vec<Allowance> {
+        let free = Allowance { provider: "b".into(), requests_per_minute: None, tokens_per_minute: None };
+        vec![Allowance { provider: "a".into(), requests_per_minute, tokens_per_minute }, free]
     }
 
     #[test]
@@ -222,7 +213,7 @@ mod tests {
     fn a_limit_makes_the_rest_pay_the_next_price() {
         // Ten jobs, room for four in their minute: 4 x 1 + 6 x 5. The relaxation is exact here.
         let jobs: Vec<_> = (0..10).map(|_| vec![option(1.0, 0, &[0]), option(5.0, 1, &[0])]).collect();
-        for limits in [limits(Some(4.0), None), limits(None, Some(400.0))] {
+        for limits in [limits(Some(4), None), limits(None, Some(400))] {
             let (bound, unlimited) = relax(&jobs, &limits);
             assert_eq!(unlimited, 10.0);
             assert!((32.0..=34.0 + 1e-9).contains(&bound), "{bound}");
@@ -232,7 +223,7 @@ mod tests {
     #[test]
     fn the_next_minute_is_as_good() {
         let jobs: Vec<_> = (0..8).map(|_| vec![option(1.0, 0, &[0, 1]), option(5.0, 1, &[0])]).collect();
-        let (bound, _) = relax(&jobs, &limits(Some(4.0), None));
+        let (bound, _) = relax(&jobs, &limits(Some(4), None));
         assert!((7.9..=8.0 + 1e-9).contains(&bound), "{bound}");
     }
 }

@@ -1,6 +1,6 @@
 //! One policy over the whole plan, in simulated time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,9 @@ use outlay::ports::{Clock, Provider};
 use outlay::types::catalogue::Offer;
 use outlay::types::{ModelId, ProviderId, Status, Wall};
 
+use super::allowances;
 use super::stage::{Book, Imitation, PlanQueue, Stage, Watch};
+use crate::record::Allowance;
 use crate::trace::Planned;
 use crate::world::World;
 
@@ -88,22 +90,12 @@ impl Scene {
             ended,
             book: Mutex::new(Book { ends: vec![None; self.plan.len()], ..Book::default() }),
         });
-        let providers: HashMap<ProviderId, Arc<dyn Provider>> = self
-            .config
-            .providers
-            .iter()
-            .map(|provider| {
-                let limit = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| u64::from(limit.get()));
-                let imitation = Imitation {
-                    stage: Arc::clone(&stage),
-                    id: provider.id.to_string(),
-                    requests_per_minute: limit(provider.requests_per_minute),
-                    tokens_per_minute: limit(provider.tokens_per_minute),
-                    recent: Mutex::new(VecDeque::new()),
-                };
-                (provider.id.clone(), Arc::new(imitation) as Arc<dyn Provider>)
-            })
-            .collect();
+        let imitate = |allowance: Allowance| {
+            let id = ProviderId::from(allowance.provider.as_str());
+            let imitation = Imitation { stage: Arc::clone(&stage), allowance, recent: Mutex::default() };
+            (id, Arc::new(imitation) as Arc<dyn Provider>)
+        };
+        let providers: HashMap<_, _> = allowances(&self.config).into_iter().map(imitate).collect();
         let sum: f64 = self.plan.iter().map(|planned| f64::from(planned.output_tokens)).sum();
         let models = policy.models(&self.config.models, &self.world, sum / self.plan.len() as f64);
         let around = Around {

@@ -17,6 +17,7 @@ use outlay::types::{AttemptOutcome, ErrorCode, Job, JobKey, ModelId, Mono, Statu
 use tokio::sync::Notify;
 
 use crate::provider::hash_str;
+use crate::record::Allowance;
 use crate::report::Tone;
 use crate::trace::Planned;
 use crate::world::{REFUSAL, World};
@@ -81,9 +82,7 @@ impl Stage {
 /// One provider of the world.
 pub(super) struct Imitation {
     pub(super) stage: Arc<Stage>,
-    pub(super) id: String,
-    pub(super) requests_per_minute: Option<u64>,
-    pub(super) tokens_per_minute: Option<u64>,
+    pub(super) allowance: Allowance,
     /// What was let through within the last minute.
     pub(super) recent: Mutex<VecDeque<(Duration, u64)>>,
 }
@@ -96,8 +95,8 @@ impl Imitation {
             recent.pop_front();
         }
         let used: u64 = recent.iter().map(|(_, tokens)| tokens).sum();
-        let is_full = self.requests_per_minute.is_some_and(|most| recent.len() as u64 >= most)
-            || self.tokens_per_minute.is_some_and(|most| used + tokens > most);
+        let is_full = self.allowance.requests_per_minute.is_some_and(|most| recent.len() as u64 >= most)
+            || self.allowance.tokens_per_minute.is_some_and(|most| used + tokens > most);
         if is_full && let Some((oldest, _)) = recent.front() {
             return Err((*oldest + MINUTE).saturating_sub(at));
         }
@@ -122,7 +121,7 @@ impl Provider for Imitation {
             limits: RateFacts::default(),
             took,
         };
-        if stage.world.is_down(&self.id, at) {
+        if stage.world.is_down(&self.allowance.provider, at) {
             stage.book().refused += 1;
             stage.clock.sleep_until(stage.clock.now().mono + REFUSAL).await;
             return failed(AttemptOutcome::ProviderError, 503, None, REFUSAL);
@@ -144,7 +143,8 @@ impl Provider for Imitation {
                 book.invalid += 1;
                 book.invalid_nano_usd += fate.cost.0;
             }
-            let used = book.used.entry(self.id.clone()).or_default().entry(minute).or_default();
+            let used =
+                book.used.entry(self.allowance.provider.clone()).or_default().entry(minute).or_default();
             *used = (used.0 + 1, used.1 + tokens);
             *book.answered.entry(call.offer.id.to_string()).or_default().entry(minute).or_default() += 1;
         }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rand::seq::SliceRandom as _;
 
+use super::deck::Deck;
 use super::deliveries::Redeliveries;
 use super::frame::{Faults, Setup};
 use super::scene::{Scene, seen};
@@ -101,15 +101,10 @@ impl Faults for Broker {
     }
 
     async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
-        let mut deck = Vec::new();
-        let mut first = true;
-        while first || !scene.is_over() {
-            if deck.is_empty() {
-                deck = FAULTS.to_vec();
-                deck.shuffle(&mut scene.dice);
-            }
+        let mut deck = Deck::new(&FAULTS);
+        while !deck.is_through() || !scene.is_over() {
+            let fault = deck.draw(&mut scene.dice);
             scene.pause(500..2_000).await;
-            let Some(fault) = deck.pop() else { continue };
             if self.services.is_some() {
                 self.strike(fault, scene).await?;
             } else {
@@ -117,7 +112,6 @@ impl Faults for Broker {
                 scene.mark("broker: reset");
                 self.struck += proxy.strike(Rule::Reset) as u64;
             }
-            first = first && !deck.is_empty();
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::sender::Sender;
 use crate::oracle::{self, CapTerm, Expectations, Look, Watch};
 use crate::record::{Recorder, RecorderOptions};
 use crate::report::{Chart, Check, Mark, Plot, Report, Series};
-use crate::rig::{Rig, RigOptions};
+use crate::rig::{Rig, RigOptions, outlay_binary};
 
 /// A project whose cap is reached during the drill, so that faults and the cap meet.
 pub(crate) const TIGHT: &str = "tight";
@@ -92,7 +92,7 @@ pub(crate) fn as_usd(nano: i64) -> String {
 /// Carries a drill out from the first process to the last check.
 pub(super) async fn run<F: Faults>(mut faults: F, options: &Options) -> Result<Report> {
     let seed = options.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let mut setup = Setup::new(options.binary()?, options, seed);
+    let mut setup = Setup::new(outlay_binary(options.outlay.as_deref())?, options, seed);
     faults.shape(&mut setup);
     let mut rig = Rig::start(setup.rig.clone()).await?;
     let interrupted = async {

@@ -9,6 +9,7 @@
 
 mod broker;
 mod cap;
+mod deck;
 mod deliveries;
 mod drift;
 mod frame;
@@ -27,16 +28,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::report::{Report, Sinks};
-use crate::rig::{Unavailable, Unreachable};
-
-/// The drill could not be carried out.
-const EXIT_TROUBLE: u8 = 2;
-/// A service does not answer.
-const EXIT_UNREACHABLE: u8 = 4;
 
 /// Breaks a fleet in one way, again and again, and checks that its promises hold
 ///
@@ -115,13 +110,6 @@ impl Options {
             interruptible: false,
         }
     }
-
-    fn binary(&self) -> Result<PathBuf> {
-        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("outlay"));
-        let outlay = self.outlay.clone().map_or_else(beside, Ok)?;
-        ensure!(outlay.exists(), "{} is missing: build it, or name it with --outlay", outlay.display());
-        Ok(outlay)
-    }
 }
 
 impl Kind {
@@ -145,22 +133,17 @@ impl Kind {
 }
 
 impl Drill {
-    /// Carries out the drill, prints its report and answers how the process ends.
-    #[must_use]
-    pub fn run(self) -> ExitCode {
+    /// Carries out the drill, delivers its report and answers how the process ends.
+    ///
+    /// # Errors
+    /// When it could not be carried out.
+    pub fn run(self) -> Result<ExitCode> {
         let Self { kind, options, sinks } = self;
+        sinks.check()?;
         let options = Options { interruptible: true, is_recorded: sinks.want_charts(), ..options };
-        let carry_out = || {
-            sinks.check()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-            let report = runtime.context("tokio runtime")?.block_on(kind.run(&options))?;
-            sinks.deliver(&report)
-        };
-        carry_out().unwrap_or_else(|error: anyhow::Error| {
-            eprintln!("error: {error:#}");
-            let away = error.is::<Unreachable>() || error.is::<Unavailable>();
-            ExitCode::from(if away { EXIT_UNREACHABLE } else { EXIT_TROUBLE })
-        })
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let report = runtime.context("tokio runtime")?.block_on(kind.run(&options))?;
+        sinks.deliver(&report)
     }
 }
 

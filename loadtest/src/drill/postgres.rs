@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rand::seq::SliceRandom as _;
 use sqlx::Connection as _;
 
+use super::deck::Deck;
 use super::frame::{Faults, Setup};
 use super::scene::{PATIENCE, Scene, seen};
 use crate::report::Check;
@@ -85,17 +85,11 @@ impl Faults for Postgres {
     }
 
     async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
-        let mut deck = Vec::new();
-        let mut first = true;
-        while first || !scene.is_over() {
-            if deck.is_empty() {
-                deck = FAULTS.to_vec();
-                deck.shuffle(&mut scene.dice);
-            }
+        let mut deck = Deck::new(&FAULTS);
+        while !deck.is_through() || !scene.is_over() {
+            let fault = deck.draw(&mut scene.dice);
             scene.pause(500..2_000).await;
-            let Some(fault) = deck.pop() else { continue };
             self.strike(fault, scene).await?;
-            first = first && !deck.is_empty();
             // The next fault is for a fleet that works again, or the sessions to end are not there.
             let results = scene.rig.until(PATIENCE, |_| true).await?.results;
             scene.rig.until(PATIENCE + Duration::from_secs(30), |c| c.results > results).await?;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rand::Rng as _;
-use rand::seq::SliceRandom as _;
 use sqlx::{Connection as _, PgConnection};
 
+use super::deck::Deck;
 use super::frame::{Faults, Setup};
 use super::scene::{Scene, seen};
 use super::sender::Sender;
@@ -244,17 +244,11 @@ impl Faults for Soak {
 
     async fn unfold(&mut self, scene: &mut Scene<'_>) -> Result<()> {
         let sender = scene.sender;
-        let mut deck: Vec<Small> = Vec::new();
+        let mut deck = Deck::new(&Small::ALL);
         while self.made.len() < Small::ALL.len() || !scene.is_over() {
             self.watch(scene, sender, APART_MS).await;
-            // Dealt out like cards, so that each kind comes as often as the others.
-            if deck.is_empty() {
-                deck = Small::ALL.to_vec();
-                deck.shuffle(&mut scene.dice);
-            }
-            if let Some(small) = deck.pop() {
-                self.make(small, scene, sender).await?;
-            }
+            let small = deck.draw(&mut scene.dice);
+            self.make(small, scene, sender).await?;
         }
         self.calm();
         Ok(())

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use outlay::config::{Config, Source};
 use outlay::types::catalogue::Offer;
 
-use crate::compare::CATALOGUE;
+use crate::compare::{self, CATALOGUE, built_in};
 use crate::provider::Price;
 use crate::record::Allowance;
 
@@ -31,22 +30,12 @@ pub(super) fn text(slots: usize) -> String {
     text + "[[task]]\nid = \"t\"\nmax_output_tokens = 2048\nvalidate = \"json\"\n"
 }
 
-fn config() -> Result<Config> {
-    Ok(Config::parse(CATALOGUE, Source::File("the built-in catalogue".into()), &|_| None)?)
-}
-
 pub(super) fn offers() -> Result<Vec<Arc<Offer>>> {
-    Ok(config()?.models)
+    Ok(built_in()?.models)
 }
 
 pub(super) fn allowances() -> Result<Vec<Allowance>> {
-    let limit = |limit: Option<std::num::NonZeroU32>| limit.map(|limit| u64::from(limit.get()));
-    let of = |provider: &outlay::config::ProviderConfig| Allowance {
-        provider: provider.id.to_string(),
-        requests_per_minute: limit(provider.requests_per_minute),
-        tokens_per_minute: limit(provider.tokens_per_minute),
-    };
-    Ok(config()?.providers.iter().map(of).collect())
+    Ok(compare::allowances(&built_in()?))
 }
 
 pub(super) fn price(offer: &Offer) -> Price {

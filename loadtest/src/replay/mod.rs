@@ -22,7 +22,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 
 use crate::provider::ProviderConfig;
 use crate::record::Allowance;
-use crate::rig::{Counts, Jobs, Rig, RigOptions};
+use crate::rig::{Counts, Jobs, Rig, RigOptions, service_urls};
 use crate::trace::{Planned, Shape, Trace};
 use crate::world::{Outage, World};
 
@@ -85,11 +85,7 @@ impl Replay {
     pub async fn plan(&self) -> Result<(Trace, Arc<Vec<Planned>>, World)> {
         ensure!(self.workers > 0, "--workers 0 would wait for ever");
         if !self.allow_remote {
-            for (name, standard) in [
-                ("OUTLAY_TEST_POSTGRES_URL", crate::rig::POSTGRES_URL),
-                ("OUTLAY_TEST_AMQP_URL", crate::rig::AMQP_URL),
-            ] {
-                let url = std::env::var(name).unwrap_or_else(|_| standard.to_owned());
+            for (name, url) in service_urls() {
                 ensure!(is_loopback(&url), "{name} names another machine; --allow-remote permits that");
             }
         }

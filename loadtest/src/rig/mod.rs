@@ -27,14 +27,40 @@ use crate::oracle;
 use crate::provider::{Price, ProviderConfig, Running, Server};
 
 /// Where PostgreSQL answers unless OUTLAY_TEST_POSTGRES_URL says otherwise.
-pub(crate) const POSTGRES_URL: &str = "postgres://root@127.0.0.1:5432/postgres";
+const POSTGRES_VARIABLE: &str = "OUTLAY_TEST_POSTGRES_URL";
+const POSTGRES_URL: &str = "postgres://root@127.0.0.1:5432/postgres";
 /// Where RabbitMQ answers unless OUTLAY_TEST_AMQP_URL says otherwise.
-pub(crate) const AMQP_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
+const AMQP_VARIABLE: &str = "OUTLAY_TEST_AMQP_URL";
+const AMQP_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// Prices of the only model, in pico-dollars a token.
 const INPUT_PICO_USD: i64 = 1_000_000;
 const OUTPUT_PICO_USD: i64 = 4_000_000;
 /// What the configuration calls the provider whose bill book the rig has.
 pub const PROVIDER: &str = "mock";
+
+/// The binary under test: the one that was named, else the one beside this program.
+///
+/// # Errors
+/// When it is not there.
+pub fn outlay_binary(named: Option<&Path>) -> Result<PathBuf> {
+    let outlay = match named {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("outlay"),
+    };
+    ensure!(outlay.exists(), "{} is missing: build it, or name it with --outlay", outlay.display());
+    Ok(outlay)
+}
+
+/// Where a service answers: as given, as the environment says, or at its standard address.
+fn service_url(given: Option<String>, name: &str, standard: &str) -> String {
+    given.or_else(|| std::env::var(name).ok()).unwrap_or_else(|| standard.to_owned())
+}
+
+/// Addresses of PostgreSQL and RabbitMQ where nobody gives others, each with the variable that names it.
+pub(crate) fn service_urls() -> [(&'static str, String); 2] {
+    [(POSTGRES_VARIABLE, POSTGRES_URL), (AMQP_VARIABLE, AMQP_URL)]
+        .map(|(name, standard)| (name, service_url(None, name, standard)))
+}
 
 /// What a rig is made of.
 #[derive(Debug, Clone)]
@@ -136,11 +162,8 @@ impl Rig {
     /// # Errors
     /// When a service does not answer.
     pub async fn start(mut options: RigOptions) -> Result<Self> {
-        let or_env = |given: Option<String>, name: &str, standard: &str| {
-            given.or_else(|| std::env::var(name).ok()).unwrap_or_else(|| standard.to_owned())
-        };
-        let admin_url = or_env(options.postgres_url, "OUTLAY_TEST_POSTGRES_URL", POSTGRES_URL);
-        let amqp_url = or_env(options.amqp_url, "OUTLAY_TEST_AMQP_URL", AMQP_URL);
+        let admin_url = service_url(options.postgres_url, POSTGRES_VARIABLE, POSTGRES_URL);
+        let amqp_url = service_url(options.amqp_url, AMQP_VARIABLE, AMQP_URL);
         let mark = format!("{}_{:x}", std::process::id(), rand::random::<u32>());
         let database = format!("outlay_rig_{mark}");
         let unreachable = |service, url: &str, why: String| Unreachable { service, url: url.to_owned(), why };

@@ -34,8 +34,13 @@ pub(super) async fn rig(shape: impl FnOnce(&mut RigOptions)) -> Option<Rig> {
         anyhow::ensure!(declared.status.success(), "outlay submit: {said}");
         anyhow::Ok(rig)
     };
-    match started.await {
-        Ok(rig) => Some(rig),
+    here(started.await)
+}
+
+/// What needs services, if they are there: else `None`, loudly, or a failure where they have to be.
+pub(super) fn here<T>(started: anyhow::Result<T>) -> Option<T> {
+    match started {
+        Ok(started) => Some(started),
         Err(error) if std::env::var_os("REQUIRE_SERVICES").is_some() => panic!("{error:#}"),
         Err(error) => {
             eprintln!("SKIPPED, the services do not answer: {error:#}");
@@ -46,14 +51,7 @@ pub(super) async fn rig(shape: impl FnOnce(&mut RigOptions)) -> Option<Rig> {
 
 /// Services of one test's own; `None`, loudly, where they are not installed.
 pub(super) async fn private(which: &str) -> Option<Private> {
-    match Private::start(which).await {
-        Ok(services) => Some(services),
-        Err(error) if std::env::var_os("REQUIRE_SERVICES").is_some() => panic!("{error:#}"),
-        Err(error) => {
-            eprintln!("SKIPPED: {error:#}");
-            None
-        }
-    }
+    here(Private::start(which).await)
 }
 
 /// Hands on the rig's broker.

@@ -4,7 +4,7 @@ use outlay_loadtest::replay::{Replay, Replayed};
 use outlay_loadtest::report::Report;
 use outlay_loadtest::trace::Shape;
 
-use super::PATIENCE;
+use super::{PATIENCE, here};
 
 #[derive(clap::Parser)]
 struct Words {
@@ -35,14 +35,7 @@ fn replay(world: &tempfile::NamedTempFile, words: &str, cap_usd: Option<&str>) -
 /// Plays it to the end; `None` where there are no services.
 async fn play(replay: &Replay) -> Option<(Replayed, Report, u64)> {
     let (trace, plan, world) = replay.plan().await.expect("a plan");
-    let rig = match replay.rig(&plan, &world).await {
-        Ok(rig) => rig,
-        Err(error) if std::env::var_os("REQUIRE_SERVICES").is_some() => panic!("{error:#}"),
-        Err(error) => {
-            eprintln!("SKIPPED, the services do not answer: {error:#}");
-            return None;
-        }
-    };
+    let rig = here(replay.rig(&plan, &world).await)?;
     let mut workers = Vec::new();
     for _ in 0..replay.workers {
         workers.push(rig.worker().await.expect("a worker"));
