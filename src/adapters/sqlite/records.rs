@@ -1,0 +1,101 @@
+//! Jobs and events by the page.
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection, Row};
+
+use super::directory::change;
+use super::jobs::job_row;
+use super::open::Store;
+use super::trouble::Sql;
+use super::{facts, rows};
+use crate::policy::text::without_nul;
+use crate::ports::directory::Event;
+use crate::ports::jobs::JobRow;
+use crate::ports::records::{EventPage, JobPage};
+use crate::ports::{Records, StoreError};
+use crate::types::{JobId, JobKey, ProjectId, Wall};
+
+#[async_trait]
+impl Records for Store {
+    async fn job_page(&self, page: &JobPage, limit: u32) -> Result<Vec<JobRow>, StoreError> {
+        let sql = "WITH known AS ( \
+                     SELECT j.project_id, j.job_id, j.task, j.generation, j.accepted_at, p.reason, \
+                       CASE WHEN r.status IS NOT NULL THEN r.status WHEN p.job_id IS NOT NULL THEN 'parked' \
+                         ELSE 'open' END AS state \
+                     FROM job j \
+                     LEFT JOIN result r USING (project_id, job_id, generation) \
+                     LEFT JOIN parked p ON p.project_id = j.project_id AND p.job_id = j.job_id \
+                       AND p.released_at IS NULL \
+                     WHERE (?1 IS NULL OR j.project_id = ?1) AND (?2 IS NULL OR j.accepted_at >= ?2) \
+                       AND (?4 IS NULL OR j.job_id = ?4) \
+                       AND (?5 IS NULL OR j.accepted_at < ?5 \
+                         OR j.accepted_at = ?5 AND (j.project_id, j.job_id) > (?6, ?7)) \
+                       AND NOT EXISTS (SELECT 1 FROM job l WHERE l.project_id = j.project_id \
+                         AND l.job_id = j.job_id AND l.generation > j.generation)) \
+                   SELECT project_id, job_id, task, generation, accepted_at, state, reason, \
+                     (SELECT count(*) FROM attempt a WHERE a.project_id = known.project_id \
+                      AND a.job_id = known.job_id AND a.generation = known.generation) \
+                   FROM known WHERE ?3 IS NULL OR state = ?3 \
+                   ORDER BY accepted_at DESC, project_id, job_id LIMIT ?8";
+        let (at, key) = page.after.as_ref().map_or((None, None), |(at, key)| (Some(at.0), Some(key)));
+        let query = sqlx::query(sql)
+            .bind(page.filter.project.as_ref().map(ProjectId::as_str))
+            .bind(page.filter.since.map(|since| since.0))
+            .bind(page.filter.state.map(|state| state.as_str()))
+            .bind(page.id.as_ref().map(JobId::as_str))
+            .bind(at)
+            .bind(key.map(|key| key.project.as_str()))
+            .bind(key.map(|key| key.id.as_str()))
+            .bind(limit);
+        let mut reads = self.reads.lock().await;
+        let found = query.fetch_all(&mut *reads).await.and_then(|found| found.iter().map(job_row).collect());
+        found.map_err(|error| self.told(&error))
+    }
+
+    async fn event_page(&self, page: &EventPage, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
+        let sql = "SELECT event_id, at, who, what, subject, detail FROM event \
+                   WHERE (?1 IS NULL OR event_id < ?1) AND (?2 IS NULL OR who = ?2) \
+                     AND (?3 IS NULL OR what = ?3) AND (?4 IS NULL OR subject = ?4) \
+                     AND (?5 IS NULL OR subject = ?5 OR substr(subject, 1, length(?5) + 1) = ?5 || '/') \
+                   ORDER BY event_id DESC LIMIT ?6";
+        let query = sqlx::query(sql).bind(page.before).bind(page.who.as_deref()).bind(page.what.as_deref());
+        let query = query.bind(page.subject.as_deref()).bind(page.project.as_ref().map(ProjectId::as_str));
+        let mut reads = self.reads.lock().await;
+        let found = query.bind(limit).fetch_all(&mut *reads).await;
+        let event = |row: &SqliteRow| -> Sql<(i64, Event)> {
+            let event = Event {
+                at: Wall(row.try_get(1)?),
+                who: row.try_get(2)?,
+                what: row.try_get(3)?,
+                subject: row.try_get(4)?,
+                detail: rows::from_json(row.try_get(5)?)?,
+            };
+            Ok((row.try_get(0)?, event))
+        };
+        let found = found.and_then(|found| found.iter().map(event).collect());
+        found.map_err(|error| self.told(&error))
+    }
+
+    async fn note_submitted(&self, key: &JobKey) -> Result<(), StoreError> {
+        change!(self, |tx, now| {
+            let sql = "INSERT INTO submission (project_id, job_id, at) VALUES (?1, ?2, ?3) \
+                       ON CONFLICT (project_id, job_id) DO UPDATE SET at = excluded.at";
+            let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
+            query.bind(now.0).execute(&mut *tx).await?;
+        })
+    }
+
+    async fn was_submitted(&self, key: &JobKey) -> Result<bool, StoreError> {
+        let mut reads = self.reads.lock().await;
+        let sql = "SELECT 1 FROM submission WHERE project_id = ?1 AND job_id = ?2";
+        let query = sqlx::query(sql).bind(key.project.as_str()).bind(key.id.as_str());
+        let found = query.fetch_optional(&mut *reads).await.map_err(|error| self.told(&error))?;
+        Ok(found.is_some())
+    }
+
+    async fn note(&self, event: &Event) -> Result<(), StoreError> {
+        let who = without_nul(&event.who).into_owned();
+        change!(self, |tx, now| facts::log(tx, &Event { at: now, who, ..event.clone() }).await?)
+    }
+}
