@@ -1,12 +1,18 @@
 //! The composition root: the only place that knows which adapter stands behind which port.
 
+mod admin;
+mod alerts;
 mod broker;
+mod doctor;
 mod forecast;
+mod post;
 mod prices;
 mod rehearsal;
 mod run;
 mod sink;
 mod store;
+mod systemd;
+mod tokens;
 mod vitals;
 mod worker;
 
@@ -16,13 +22,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub use self::admin::{AdminSpec, serve_admin};
+pub use self::alerts::{AlertDesk, alert_desk};
 pub use self::broker::{Dead, DeadWhich, SubmitSpec, SubmitWatch, Submitted, dead_letters, submit};
+pub use self::doctor::{Diagnosis, Examiner, diagnose};
 pub use self::forecast::{Forecast, ForecastLine, forecast};
-pub use self::prices::{price_table, priced_offers};
+pub use self::prices::{ReadTable, buyers, imported_table, price_table, priced_offers};
 pub use self::rehearsal::{Stage, rehearse};
 pub use self::run::{Panel, RunEnd, RunInfo, RunSpec, run};
 pub use self::sink::Output;
 use self::store::open_store;
+pub use self::tokens::{TokenSpec, create_token};
 pub use self::worker::{WorkerEnd, WorkerSpec, worker};
 use crate::adapters::anthropic::{Anthropic, AnthropicOptions};
 use crate::adapters::clock::SystemClock;
@@ -31,17 +41,18 @@ use crate::adapters::openai::{self, OpenAi, OpenAiOptions};
 use crate::adapters::simulated::{Simulated, SimulatedFailures, SimulatedLatency, SimulatedOptions};
 use crate::config::{self, Config, ProviderKind};
 use crate::engine::fleet::ProviderSpec;
-use crate::engine::{BreakerNews, Engine, GuardParts, Rules, Sharing, TaskTerms};
+use crate::engine::{BreakerNews, Engine, GuardParts, Rules, Sharing, TaskTerms, roller};
 use crate::policy::admission::Limits;
 use crate::policy::intake::Known;
 use crate::policy::route::TaskRules;
 use crate::ports::ledger::Reconcile;
 use crate::ports::{
-    Breakers, Clock, Directory, GuardBook, Jobs, Provider, Reports, Shared, Shares, StoreMode,
+    Access, Alerts, Bills, Breakers, Checkup, Clock, Directory, Figures, GuardBook, Jobs, PriceBook,
+    Provider, Reports, Shared, Shares, StoreMode,
 };
 use crate::types::catalogue::Offer;
 use crate::types::job::Deadline;
-use crate::types::{ProjectId, ProviderId, WorkerId};
+use crate::types::{ProjectId, ProviderId, Wall, WorkerId};
 
 /// Why a command ends without its work done: a sentence, and the exit code that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,8 +103,20 @@ pub struct Admin {
     pub shared: Arc<dyn Shared>,
     /// Breakers, where workers share them.
     pub breakers: Option<Arc<dyn Breakers>>,
+    /// Tokens.
+    pub access: Arc<dyn Access>,
+    /// Sums, prices, workers.
+    pub figures: Arc<dyn Figures>,
+    /// What diagnostics ask besides.
+    pub checkup: Arc<dyn Checkup>,
+    /// Alerts, and how they are delivered.
+    pub alerts: Arc<dyn Alerts>,
     /// Closing presumed money.
     pub reconcile: Arc<dyn Reconcile>,
+    /// Versions of prices, and imported price tables.
+    pub prices: Arc<dyn PriceBook>,
+    /// What a provider's bill is compared with.
+    pub bills: Arc<dyn Bills>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// How far apart the tenths of what the loop guard parked are released.
@@ -156,10 +179,25 @@ pub async fn open_admin(options: &ConfigOptions, create: bool) -> Result<Admin, 
         jobs: store.jobs,
         shared: store.shared,
         breakers: store.breakers,
+        access: store.access,
+        figures: store.figures,
+        checkup: store.checkup,
+        alerts: store.alerts,
         reconcile: store.reconcile,
+        prices: store.prices,
+        bills: store.bills,
         clock,
         release_step: config.guard.release_step,
     })
+}
+
+/// Sums up what an older store holds, hour by hour, in steps that others can work beside; `progress` is told
+/// how far that has come.
+///
+/// # Errors
+/// When the store gives no answer.
+pub async fn catch_up(admin: &Admin, progress: impl Fn(Wall)) -> Result<(), Failed> {
+    Ok(roller::catch_up(&*admin.figures, progress).await?)
 }
 
 /// The catalogue with the version under which the store knows each price.

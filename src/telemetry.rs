@@ -3,6 +3,8 @@
 //! Every handle is made once for each set of labels and kept, so that the hot path adds to an atomic
 //! and allocates nothing. No label ever holds a job's id, a prompt or an answer.
 
+pub mod traces;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ use metrics_exporter_prometheus::{
 use crate::policy::breaker::Transition;
 use crate::policy::drift::Kind;
 use crate::ports::{Happened, Observer};
+use crate::types::alert::{AlertKind, Severity};
 use crate::types::guard::{GuardRule, GuardStep};
 use crate::types::ledger::ParkReason;
 use crate::types::{AttemptOutcome, ModelId, ProjectId, ProviderId, Status, TaskId};
@@ -136,6 +139,18 @@ impl Telemetry {
         self.ledger_batch.record(f64::from(size));
     }
 
+    /// An alert was raised by this process.
+    pub fn alert_raised(&self, kind: AlertKind, severity: Severity) {
+        let labels = vec![Label::new("kind", kind.as_str()), Label::new("severity", severity.as_str())];
+        counter(&self.recorder, "outlay_alerts_total", labels).increment(1);
+    }
+
+    /// An alert was tried at a channel by this process.
+    pub fn alert_tried(&self, channel: &str, outcome: &'static str) {
+        let labels = vec![Label::new("channel", channel.to_owned()), Label::new("outcome", outcome)];
+        counter(&self.recorder, "outlay_alert_deliveries_total", labels).increment(1);
+    }
+
     fn cache_series(&self, (project, task): &(ProjectId, TaskId)) -> Counter {
         let labels = vec![Label::new("project", project.to_string()), Label::new("task", task.to_string())];
         counter(&self.recorder, "outlay_cache_hits_total", labels)
@@ -157,7 +172,7 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn hear(&self, happened: &Happened<'_>) {
         match happened {
-            Happened::JobEnded(result) => {
+            Happened::JobEnded { result, .. } => {
                 let key = (result.project.clone(), result.task.clone(), result.status);
                 let series = self.jobs.get(key, |key| self.job_series(key));
                 series.count.increment(1);
@@ -192,7 +207,7 @@ impl Observer for Telemetry {
                 });
                 hedges.increment(1);
             }
-            Happened::CallEnded { project, route, outcome, cost, .. } => {
+            Happened::CallEnded { job, route, outcome, cost, .. } => {
                 self.in_flight.decrement(1.0);
                 let offer = &route.offer;
                 let key = (offer.provider.clone(), offer.id.clone(), *outcome);
@@ -205,13 +220,14 @@ impl Observer for Telemetry {
                     counter(&self.recorder, "outlay_attempts_total", labels)
                 });
                 attempts.increment(1);
-                let spend = self.spend.get(((*project).clone(), offer.id.clone()), |(project, model)| {
-                    let labels = vec![
-                        Label::new("project", project.to_string()),
-                        Label::new("model", model.to_string()),
-                    ];
-                    counter(&self.recorder, "outlay_spend_nanousd_total", labels)
-                });
+                let spend =
+                    self.spend.get((job.key.project.clone(), offer.id.clone()), |(project, model)| {
+                        let labels = vec![
+                            Label::new("project", project.to_string()),
+                            Label::new("model", model.to_string()),
+                        ];
+                        counter(&self.recorder, "outlay_spend_nanousd_total", labels)
+                    });
                 spend.increment(u64::try_from(cost.0).unwrap_or_default());
             }
             Happened::Breaker { provider, model, transition, .. } => {
@@ -298,6 +314,8 @@ fn describe(recorder: &PrometheusRecorder) {
             "Times a breaker opened here, or was heard to have opened elsewhere.",
         ),
         ("outlay_drift_total", "Answers and price checks that differ from the catalogue."),
+        ("outlay_alerts_total", "Alerts that this process raised."),
+        ("outlay_alert_deliveries_total", "Tries to deliver an alert, by how they ended."),
     ];
     for (name, text) in counters {
         recorder.describe_counter(name.into(), None, text.into());
@@ -307,6 +325,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("outlay_held_nanousd", "Money held for calls under way, over all projects."),
         ("outlay_presumed_nanousd", "Money of calls whose bill is unknown, over all projects."),
         ("outlay_budget_remaining_nanousd", "What is left under a cap."),
+        ("outlay_alert_deliveries_pending", "Deliveries of alerts that wait, for all channels."),
         ("outlay_queue_depth", "Messages ready in a lane."),
         ("outlay_queue_connected", "1 while the broker is connected."),
         ("outlay_queue_blocked", "1 while the broker refuses to take messages."),

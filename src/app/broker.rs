@@ -145,7 +145,7 @@ async fn send_all(
 }
 
 /// The line as it stands in its file, with what only the command line knew beside it.
-fn message_of(job: &Job) -> JobMessage {
+pub(super) fn message_of(job: &Job) -> JobMessage {
     JobMessage {
         key: job.key.clone(),
         class: job.terms.class,

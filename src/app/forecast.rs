@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::store::OpenStore;
 use super::{ConfigOptions, Failed, RunSpec, load_config, provider_specs, rules};
 use crate::adapters::clock::SystemClock;
 use crate::adapters::file_queue::FileQueue;
@@ -10,7 +11,7 @@ use crate::engine::fleet::Fleet;
 use crate::policy::price::input_tokens_expected;
 use crate::policy::route::{Ask, Choice, choose};
 use crate::ports::queue::Payload;
-use crate::ports::{Clock, Queue, Reports, StoreMode};
+use crate::ports::{Clock, Queue, StoreMode};
 use crate::types::{Job, ModelId, NanoUsd};
 
 /// Refusals that are told one by one.
@@ -75,11 +76,16 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
     let config = load_config(&spec.options)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = existing_store(&spec.options, &clock).await?;
+    let (store, planned) = match store {
+        Some(store) => (Some(store.reports), store.directory.planned_prices().await?),
+        None => (None, Vec::new()),
+    };
     let mut known = crate::config::jobs_known(&config);
     known.default_project = spec.project.clone().or(known.default_project);
     let queue =
         FileQueue::open(spec.files, Arc::new(known), false).map_err(|error| Failed::usage(error.0))?;
     let fleet = Fleet::new(Arc::clone(&clock), &provider_specs(&config), config.models.clone());
+    fleet.plan_prices(&planned, clock.now().wall);
     let rules = rules(&config, spec.retry_failed);
     let mut forecast = Forecast::default();
     while let Some(delivery) = queue.next().await.map_err(|error| Failed::usage(error.0))? {
@@ -130,13 +136,13 @@ pub async fn forecast(spec: RunSpec) -> Result<Forecast, Failed> {
 async fn existing_store(
     options: &ConfigOptions,
     clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<dyn Reports>>, Failed> {
+) -> Result<Option<OpenStore>, Failed> {
     let config = load_config(options)?;
     if matches!(&config.store, crate::config::Store::Sqlite(path) if !path.exists()) {
         return Ok(None);
     }
     let store = super::open_store(&config, StoreMode::Existing, clock).await?;
-    Ok(Some(store.reports))
+    Ok(Some(store))
 }
 
 fn add(forecast: &mut Forecast, job: &Job, route: &crate::types::Route) {

@@ -66,7 +66,7 @@ pub async fn rehearse(config: &Config, stage: Stage) -> Result<(), Failed> {
         guard: Some(guard_parts(config, Arc::new(store.clone()))),
     }));
     engine.refresh().await?;
-    let chores = Chores { reports, fleet: None };
+    let chores = Chores { reports, alerts: None, fleet: None };
     let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), chores));
     let consumed = consumer::consume(&engine, &queue, slots).await;
     let drained = tasks.drain(Duration::from_secs(86_400)).await;

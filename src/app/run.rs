@@ -82,6 +82,8 @@ pub struct RunEnd {
 
 /// How often the panel hears what is left.
 const TICK: Duration = Duration::from_millis(500);
+/// How long the end of a run waits for its last alerts to arrive.
+const LAST_ALERTS: Duration = Duration::from_secs(15);
 
 /// Runs all jobs of the files.
 ///
@@ -100,7 +102,7 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     let session =
         SessionSpec { run_cap: spec.max_cost, label: super::session_label(), ..SessionSpec::default() };
     let StoreSession { ledger, tasks: ledger_tasks, opened, .. } = store.session(&session).await?;
-    let OpenStore { directory, reports, shares, breakers, shared, guard, .. } = store;
+    let OpenStore { directory, reports, shares, breakers, shared, guard, alerts, prices, .. } = store;
 
     let tasks = Tasks::new();
     let ledger_tasks: Vec<_> = ledger_tasks.into_iter().map(|task| tasks.spawn_service(task)).collect();
@@ -156,11 +158,14 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     let calls_over = CancellationToken::new();
     let sharing = sharing.map(|sharing| tasks.spawn_service(sharing.keep(calls_over.clone())));
     let breakers = breakers.map(|news| tasks.spawn_service(news.keep(calls_over.clone())));
-    let janitor = tasks.spawn_service(janitor::keep(
-        Arc::clone(&engine),
-        Chores { reports: Arc::clone(&reports), fleet: None },
-    ));
-    let prices = super::prices::price_check(&config, &clock, &reports)?
+    // A run that nobody watches may be told of; one at a terminal shows the same by itself.
+    let alerter = (!config.alerts.is_empty())
+        .then(|| Arc::new(super::alerts::alerter(&config, &alerts, &clock, None, None)));
+    let alerting =
+        alerter.as_ref().map(|alerter| tasks.spawn_service(Arc::clone(alerter).keep(tasks.clone())));
+    let chores = Chores { reports: Arc::clone(&reports), alerts: alerter.clone(), fleet: None };
+    let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), chores));
+    let prices = super::prices::price_check(&config, &clock, &reports, &prices)?
         .map(|check| tasks.spawn_service(check_prices(Arc::clone(&engine), check)));
     let ticker =
         tasks.spawn_service(tick(Arc::clone(&panel), directory.clone(), Arc::clone(&clock), tasks.clone()));
@@ -192,6 +197,15 @@ pub async fn run(spec: RunSpec, panel: Arc<dyn Panel>) -> Result<RunEnd, Failed>
     }
     if let Err(error) = ledger.close().await {
         failed.get_or_insert(error.into());
+    }
+    if let (Some(alerter), Some(alerting)) = (alerter, alerting) {
+        let last = async {
+            drop(alerting.await);
+            alerter.once().await;
+        };
+        if tokio::time::timeout(LAST_ALERTS, last).await.is_err() {
+            tracing::warn!("alerts could not be delivered in time; the next run or worker goes on with them");
+        }
     }
     let projects = directory.projects().await.unwrap_or_default();
     drop((engine, ledger));

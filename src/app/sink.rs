@@ -37,7 +37,7 @@ enum Line {
 impl Observer for Sink {
     fn hear(&self, happened: &Happened<'_>) {
         let line = match happened {
-            Happened::JobEnded(result) => Line::Ended(Box::new((*result).clone())),
+            Happened::JobEnded { result, .. } => Line::Ended(Box::new((*result).clone())),
             Happened::JobKnown(key, _) => Line::Known((*key).clone()),
             _ => return,
         };

@@ -10,7 +10,8 @@ use crate::adapters::{postgres, sqlite};
 use crate::config::{self, Config};
 use crate::ports::ledger::{Opened, Reconcile, SessionSpec};
 use crate::ports::{
-    Breakers, Clock, Directory, GuardBook, Jobs, Ledger, Outbox, Reports, Shared, Shares, StoreMode,
+    Access, Alerts, Bills, Breakers, Checkup, Clock, Directory, Figures, GuardBook, Jobs, Ledger, Outbox,
+    PriceBook, Records, Reports, Shared, Shares, StoreMode,
 };
 
 /// An open store.
@@ -21,12 +22,19 @@ pub(super) struct OpenStore {
     pub(super) reports: Arc<dyn Reports>,
     pub(super) reconcile: Arc<dyn Reconcile>,
     pub(super) jobs: Arc<dyn Jobs>,
+    pub(super) prices: Arc<dyn PriceBook>,
+    pub(super) bills: Arc<dyn Bills>,
     /// Where limits are shared with other processes; `None` where there are none.
     pub(super) shares: Option<Arc<dyn Shares>>,
     /// Where breakers are; as with limits.
     pub(super) breakers: Option<Arc<dyn Breakers>>,
     pub(super) shared: Arc<dyn Shared>,
     pub(super) guard: Arc<dyn GuardBook>,
+    pub(super) access: Arc<dyn Access>,
+    pub(super) records: Arc<dyn Records>,
+    pub(super) figures: Arc<dyn Figures>,
+    pub(super) checkup: Arc<dyn Checkup>,
+    pub(super) alerts: Arc<dyn Alerts>,
     kind: Kind,
 }
 
@@ -62,10 +70,17 @@ pub(super) async fn open_store(
                 reports: Arc::clone(&store) as _,
                 reconcile: Arc::clone(&store) as _,
                 jobs: Arc::clone(&store) as _,
+                prices: Arc::clone(&store) as _,
+                bills: Arc::clone(&store) as _,
                 shares: None,
                 breakers: None,
                 shared: Arc::clone(&store) as _,
                 guard: Arc::clone(&store) as _,
+                access: Arc::clone(&store) as _,
+                records: Arc::clone(&store) as _,
+                figures: Arc::clone(&store) as _,
+                checkup: Arc::clone(&store) as _,
+                alerts: Arc::clone(&store) as _,
                 kind: Kind::Sqlite(store),
             })
         }
@@ -77,10 +92,17 @@ pub(super) async fn open_store(
                 reports: Arc::clone(&store) as _,
                 reconcile: Arc::clone(&store) as _,
                 jobs: Arc::clone(&store) as _,
+                prices: Arc::clone(&store) as _,
+                bills: Arc::clone(&store) as _,
                 shares: Some(Arc::clone(&store) as _),
                 breakers: Some(Arc::clone(&store) as _),
                 shared: Arc::clone(&store) as _,
                 guard: Arc::clone(&store) as _,
+                access: Arc::clone(&store) as _,
+                records: Arc::clone(&store) as _,
+                figures: Arc::clone(&store) as _,
+                checkup: Arc::clone(&store) as _,
+                alerts: Arc::clone(&store) as _,
                 kind: Kind::Postgres(store),
             })
         }

@@ -7,8 +7,11 @@ use crate::adapters::rabbitmq::RabbitQueue;
 use crate::admin::{Health, Vital, Vitals};
 use crate::engine::Tasks;
 use crate::policy::breaker::Transition;
+use crate::ports::alerts::{AlertNews, DeliveryEnd};
 use crate::ports::{Clock, Directory, Happened, Ledger, Observer};
 use crate::telemetry::Telemetry;
+use crate::telemetry::traces::Traces;
+use crate::types::alert::Alert;
 use crate::types::{NanoUsd, ProjectId};
 
 /// How often levels are read.
@@ -19,6 +22,7 @@ const BUDGETS_EVERY: u32 = 5;
 /// What a worker says of itself; until it has started, that it waits.
 pub(super) struct WorkerVitals {
     telemetry: Telemetry,
+    traces: Option<Traces>,
     parts: OnceLock<Parts>,
 }
 
@@ -29,8 +33,15 @@ struct Parts {
 }
 
 impl WorkerVitals {
-    pub(super) fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, parts: OnceLock::new() }
+    pub(super) fn new(telemetry: Telemetry, traces: Option<Traces>) -> Self {
+        Self { telemetry, traces, parts: OnceLock::new() }
+    }
+
+    /// Sends the last traces.
+    pub(super) fn finish(&self) {
+        if let Some(traces) = &self.traces {
+            tokio::task::block_in_place(|| traces.finish());
+        }
     }
 
     /// The queue and the session are there.
@@ -123,7 +134,32 @@ fn nano(amount: NanoUsd) -> f64 {
 impl Observer for WorkerVitals {
     fn hear(&self, happened: &Happened<'_>) {
         self.telemetry.hear(happened);
+        if let Some(traces) = &self.traces {
+            traces.hear(happened);
+        }
         tell(happened);
+    }
+}
+
+impl AlertNews for WorkerVitals {
+    fn raised(&self, alert: &Alert) {
+        self.telemetry.alert_raised(alert.notice.kind, alert.notice.severity);
+    }
+
+    fn tried(&self, channel: &str, end: &DeliveryEnd) {
+        let outcome = match end {
+            DeliveryEnd::Sent => "sent",
+            DeliveryEnd::Failed { .. } => "failed",
+            DeliveryEnd::GaveUp { .. } => "given_up",
+            DeliveryEnd::Gone { .. } => "gone",
+            DeliveryEnd::Quiet { .. } => return,
+        };
+        self.telemetry.alert_tried(channel, outcome);
+    }
+
+    fn pending(&self, deliveries: u64) {
+        let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        self.telemetry.set("outlay_alert_deliveries_pending", Vec::new(), f64::from(deliveries));
     }
 }
 
@@ -187,7 +223,7 @@ fn tell(happened: &Happened<'_>) {
             let (kind, stopped) = (drift.kind.as_str(), drift.stops);
             tracing::warn!(%model, kind, value = drift.value, stopped, "{model} has drifted: {}", drift.message);
         }
-        Happened::JobEnded(result) => {
+        Happened::JobEnded { result, .. } => {
             tracing::debug!(job = %result.id, project = %result.project, status = result.status.as_str(), "ended");
         }
         Happened::Drift { news: false, .. }

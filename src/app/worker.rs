@@ -8,29 +8,29 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::store::{OpenStore, open_store};
 use super::vitals::WorkerVitals;
 use super::{
-    ConfigOptions, Failed, broker, catalogue, guard_parts, load_working_config, provider_set, provider_specs,
-    rules,
+    ConfigOptions, Failed, alerts, broker, catalogue, guard_parts, load_working_config, provider_set,
+    provider_specs, rules,
 };
 use crate::adapters::clock::SystemClock;
 use crate::adapters::rabbitmq::{
     FeedbackConsumer, OutboxSender, Publisher, PublisherOptions, QueueOptions, RabbitQueue,
 };
-use crate::admin;
+use crate::admin::{self, Gate, Listening};
 use crate::config::{self, Config};
 use crate::engine::drift::check_prices;
 use crate::engine::fleet::Fleet;
 use crate::engine::janitor::{self, Chores, FleetChores};
-use crate::engine::{Engine, EngineParts, Rules, Tasks, consumer};
+use crate::engine::{Engine, EngineParts, Rules, Tasks, consumer, roller};
 use crate::ports::jobs::Retention;
 use crate::ports::ledger::SessionSpec;
 use crate::ports::{Clock, Queue, StoreMode};
 use crate::telemetry::Telemetry;
+use crate::telemetry::traces::{ENDPOINTS, Traces};
 
 /// How long a delivery may be held while nothing can be done about it: far below the half hour after
 /// which RabbitMQ closes the channel of whoever does not answer.
@@ -47,8 +47,10 @@ const DESCRIPTORS_SPARE: u64 = 256;
 pub struct WorkerSpec {
     /// Configuration and store.
     pub options: ConfigOptions,
-    /// Where health and metrics are answered; `None` for nowhere.
+    /// Where health, metrics, the API and the console are answered; `None` for nowhere.
     pub admin: Option<SocketAddr>,
+    /// Plain HTTP beyond this machine is wished for.
+    pub insecure_http: bool,
 }
 
 /// How a worker ended.
@@ -79,20 +81,25 @@ pub async fn worker(spec: WorkerSpec) -> Result<WorkerEnd, Failed> {
     let tasks = Tasks::new();
     let listener = match spec.admin {
         Some(at) => Some(
-            TcpListener::bind(at)
+            super::admin::listen(&config, at, spec.insecure_http)
                 .await
-                .map_err(|error| Failed::usage(format!("--admin {at}: cannot listen there: {error}")))?,
+                .map_err(|failed| Failed { message: format!("--admin {failed}"), ..failed })?,
         ),
         None => None,
     };
     let telemetry = Telemetry::new().map_err(|error| Failed::usage(error.to_string()))?;
-    let vitals = Arc::new(WorkerVitals::new(telemetry));
+    let vitals = Arc::new(WorkerVitals::new(telemetry, traces()?));
+    let front = Front { gate: Gate::default(), tls: listener.as_ref().is_some_and(Listening::is_tls) };
     let admin = listener.map(|listener| {
         let stopped = CancellationToken::new();
         let wait = stopped.clone();
-        let served = admin::serve(listener, Arc::clone(&vitals) as _, async move { wait.cancelled().await });
+        let served =
+            admin::serve(listener, Arc::clone(&vitals) as _, front.gate.clone(), wait.cancelled_owned());
         (stopped, tasks.spawn_service(served))
     });
+    let over = CancellationToken::new();
+    let told = super::systemd::tell(Arc::clone(&vitals), Arc::clone(&clock), tasks.clone(), over.clone());
+    let told = tasks.spawn_service(told);
     let first = tasks.clone();
     // The first signal asks for an end, the second one does not wait for it.
     let interrupts = tasks.spawn_service(async move {
@@ -102,9 +109,12 @@ pub async fn worker(spec: WorkerSpec) -> Result<WorkerEnd, Failed> {
         super::interrupt().await;
     });
     let outcome = tokio::select! {
-        outcome = work(&config, &clock, &tasks, &vitals) => outcome,
+        outcome = work(&config, &clock, &tasks, &vitals, &front) => outcome,
         _ = interrupts => Ok(WorkerEnd { interrupted: true }),
     };
+    vitals.finish();
+    over.cancel();
+    drop(told.await);
     if let Some((stopped, served)) = admin {
         stopped.cancel();
         drop(tokio::time::timeout(Duration::from_secs(1), served).await);
@@ -112,11 +122,18 @@ pub async fn worker(spec: WorkerSpec) -> Result<WorkerEnd, Failed> {
     outcome
 }
 
+/// Where people look in.
+struct Front {
+    gate: Gate,
+    tls: bool,
+}
+
 async fn work(
     config: &Config,
     clock: &Arc<dyn Clock>,
     tasks: &Tasks,
     vitals: &Arc<WorkerVitals>,
+    front: &Front,
 ) -> Result<WorkerEnd, Failed> {
     let nothing_done = WorkerEnd { interrupted: false };
     let opening = || async { open_store(config, StoreMode::Create, clock).await };
@@ -126,6 +143,8 @@ async fn work(
     let Some(offers) = patiently(tasks, "the store", || prepare(config, &store)).await? else {
         return Ok(nothing_done);
     };
+    let post = super::admin::post(config, tasks)?;
+    front.gate.open(super::admin::parts(config, &store, clock, offers.clone(), post, front.tls));
     let session = SessionSpec {
         run_cap: None,
         label: format!("worker, process {}", std::process::id()),
@@ -183,18 +202,30 @@ async fn work(
     let sharing = sharing.map(|sharing| tasks.spawn_service(sharing.keep(calls_over.clone())));
     let breakers = breakers.map(|news| tasks.spawn_service(news.keep(calls_over.clone())));
     vitals.started(&queue, &ledger);
+    let dead = Some(alerts::dead_count(&broker));
+    let alerter = alerts::alerter(config, &store.alerts, clock, dead, Some(Arc::clone(vitals) as _));
+    let alerter = Arc::new(alerter);
+    let alerting = tasks.spawn_service(Arc::clone(&alerter).keep(tasks.clone()));
     let chores = Chores {
         reports: Arc::clone(&store.reports),
+        alerts: Some(alerter),
         fleet: Some(FleetChores { jobs: Arc::clone(&store.jobs), keep: retention(config) }),
     };
     let janitor = tasks.spawn_service(janitor::keep(Arc::clone(&engine), chores));
-    let prices = super::prices::price_check(config, clock, &store.reports)?
+    let prices = super::prices::price_check(config, clock, &store.reports, &store.prices)?
         .map(|check| tasks.spawn_service(check_prices(Arc::clone(&engine), check)));
     let sampler = tasks.spawn_service(Arc::clone(vitals).sample(
         Arc::clone(&store.directory),
         Arc::clone(clock),
         tasks.clone(),
     ));
+    let rolling = roller::keep(
+        Arc::clone(&store.figures),
+        Arc::clone(&store.checkup),
+        Arc::clone(clock),
+        tasks.clone(),
+    );
+    let roller = tasks.spawn_service(rolling);
     let outbox_done = CancellationToken::new();
     let outbox = outbox.map(|outbox| {
         let sender = OutboxSender::new(outbox, publisher.clone(), Arc::clone(clock));
@@ -215,7 +246,10 @@ async fn work(
             config.worker.drain_timeout
         );
     }
-    drop((janitor.await, sampler.await));
+    drop((janitor.await, sampler.await, roller.await));
+    if tokio::time::timeout(OUTBOX_DRAIN, alerting).await.is_err() {
+        tracing::warn!("an alert was being sent; another worker will send it again");
+    }
     calls_over.cancel();
     for task in sharing.into_iter().chain(breakers) {
         drop(task.await);
@@ -261,9 +295,23 @@ async fn prepare(
     catalogue(config, &*store.directory).await
 }
 
+/// Where traces go, if the environment names a collector.
+fn traces() -> Result<Option<Traces>, Failed> {
+    let Some(endpoint) = ENDPOINTS.into_iter().find(|name| config::env::process(name).is_some()) else {
+        return Ok(None);
+    };
+    let traces = Traces::new().map_err(|error| Failed::usage(format!("{endpoint}: {error}")))?;
+    tracing::info!("traces go to the collector that {endpoint} names");
+    Ok(Some(traces))
+}
+
 /// Does `attempt` again for as long as a service is merely away; `None` when the worker was asked to
 /// end meanwhile.
-async fn patiently<T, F>(tasks: &Tasks, what: &str, attempt: impl Fn() -> F) -> Result<Option<T>, Failed>
+pub(super) async fn patiently<T, F>(
+    tasks: &Tasks,
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> Result<Option<T>, Failed>
 where
     F: Future<Output = Result<T, Failed>>,
 {

@@ -38,6 +38,8 @@ pub(super) struct Frame<'a> {
     /// What is above this is taken.
     y: i32,
     described: Vec<String>,
+    /// Names of instants on the horizontal axis; empty for spans since the start.
+    names: &'a [(f64, String)],
 }
 
 /// What a plot looks like besides its axes.
@@ -49,10 +51,10 @@ pub(super) struct Room {
 }
 
 impl<'a> Frame<'a> {
-    pub(super) fn new(chart: &'a Chart, width: Width, is_document: bool) -> Self {
+    pub(super) fn new(chart: &'a Chart, width: Width, names: &'a [(f64, String)], is_document: bool) -> Self {
         let canvas = Canvas::new(width.px(), HEIGHT_MAX);
         let root = canvas.clone().into_drawing_area();
-        let mut frame = Self { chart, canvas, root, width: width.px(), y: 2, described: Vec::new() };
+        let mut frame = Self { chart, canvas, root, width: width.px(), y: 2, described: Vec::new(), names };
         if is_document {
             frame.y = LINE;
             let title = fitting(&chart.title, f64::from(frame.width - 2 * RIGHT) / 1.2);
@@ -143,7 +145,7 @@ impl<'a> Frame<'a> {
         let marks: Vec<_> = self.chart.marks.iter().filter(|mark| is_drawable(mark.at_s)).collect();
         let from = marks.iter().map(|mark| mark.at_s).fold(times.0.min(0.0), f64::min);
         let until = marks.iter().map(|mark| mark.at_s).fold(times.1, f64::max);
-        let x = Axis::of_time(from, until, if self.width > 400 { 7 } else { 4 });
+        let x = Axis::of_time(from, until, if self.width > 400 { 7 } else { 4 }).with_names(self.names);
         let left = self.left(y, &room);
         let plot_width = f64::from(self.width - left - RIGHT);
         let column = |at: f64| f64::from(left) + (at - x.from) / (x.until - x.from) * plot_width;

@@ -153,20 +153,27 @@ pub struct Mark {
 /// of its name. Whatever the figures are, there is a picture: one without figures says so.
 #[must_use]
 pub fn svg(chart: &Chart, id: &str, width: Width) -> String {
-    render(chart, id, width, false)
+    render(chart, id, width, &[], false)
+}
+
+/// As [`svg`], with names for instants of the horizontal axis, such as times of day: seconds since the start and
+/// what stands there. Whoever gives them takes care that they have room.
+#[must_use]
+pub fn svg_dated(chart: &Chart, id: &str, width: Width, names: &[(f64, String)]) -> String {
+    render(chart, id, width, names, false)
 }
 
 /// Draws a chart as a document of its own, with its title and style, light or dark as the reader has it.
 #[must_use]
 pub fn document(chart: &Chart) -> String {
-    render(chart, "chart", Width::Wide, true)
+    render(chart, "chart", Width::Wide, &[], true)
 }
 
 /// What stops `plotters`; the canvas itself cannot fail.
 type Trouble = plotters::drawing::DrawingAreaErrorKind<std::convert::Infallible>;
 
-fn render(chart: &Chart, id: &str, width: Width, is_document: bool) -> String {
-    let mut frame = Frame::new(chart, width, is_document);
+fn render(chart: &Chart, id: &str, width: Width, names: &[(f64, String)], is_document: bool) -> String {
+    let mut frame = Frame::new(chart, width, names, is_document);
     let drawn = match &chart.plot {
         Plot::Lines { series } => lines::draw_lines(&mut frame, series),
         Plot::Stack { series } => lines::draw_stack(&mut frame, series),

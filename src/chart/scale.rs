@@ -19,6 +19,8 @@ pub(super) struct Axis {
     pub(super) ticks: Vec<f64>,
     step: f64,
     unit: Unit,
+    /// What ticks are called instead, such as a time of day.
+    named: Vec<(f64, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,25 @@ impl Axis {
         let least = (until - from) / ticks.max(1) as f64;
         let listed = TIME_STEPS.iter().copied().find(|step| *step >= least);
         let step = listed.unwrap_or_else(|| round_up(least / 86_400.0) * 86_400.0);
-        Self { from, until, ticks: multiples(step, from, until), step, unit: Unit::Seconds }
+        Self {
+            from,
+            until,
+            ticks: multiples(step, from, until),
+            step,
+            unit: Unit::Seconds,
+            named: Vec::new(),
+        }
+    }
+
+    /// The same axis with ticks of their own names; without any in its range it stays as it is.
+    pub(super) fn with_names(mut self, names: &[(f64, String)]) -> Self {
+        let inside = |tick: &&(f64, String)| (self.from..=self.until).contains(&tick.0);
+        let named: Vec<_> = names.iter().filter(inside).cloned().collect();
+        if !named.is_empty() {
+            self.ticks = named.iter().map(|(at, _)| *at).collect();
+            self.named = named;
+        }
+        self
     }
 
     /// Amounts; it reaches to the next tick beyond the figures, and to zero.
@@ -59,11 +79,15 @@ impl Axis {
         let step = round_up((high / ticks.max(1) as f64) - (low / ticks.max(1) as f64));
         // A sum of shares that is a hair above 100 % needs no tick beyond it.
         let (from, until) = ((low / step + 1e-6).floor() * step, (high / step - 1e-6).ceil() * step);
-        Self { from, until, ticks: multiples(step, from, until), step, unit }
+        Self { from, until, ticks: multiples(step, from, until), step, unit, named: Vec::new() }
     }
 
     /// A tick as people read it.
     pub(super) fn label(&self, tick: f64) -> String {
+        // A tick comes back through the plot as it went in.
+        if let Some((_, name)) = self.named.iter().find(|(at, _)| at.total_cmp(&tick).is_eq()) {
+            return name.clone();
+        }
         let tick = if tick.abs() < self.step / 1e6 { 0.0 } else { tick };
         match self.unit {
             Unit::Seconds => duration(tick),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Global, output};
 use crate::app::{self, Failed};
+use crate::config;
 
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
@@ -13,9 +14,15 @@ pub(crate) enum ConfigCommand {
     Check,
     /// Print the configuration in effect, defaults included and without keys
     Show,
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
 }
 
 pub(super) fn run(global: &Global, command: &ConfigCommand) -> Result<(), Failed> {
+    if matches!(command, ConfigCommand::Schema) {
+        // A file with mistakes is what it is asked for.
+        return output::print_json(&config::json_schema());
+    }
     let config = app::load_config(&global.options())?;
     let warnings = &config.warnings;
     match (command, global.json) {
@@ -31,6 +38,7 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> Result<(), Failed
             warn(warnings);
             output::print(config.to_toml().trim_end())
         }
+        (ConfigCommand::Schema, _) => Ok(()),
     }
 }
 

@@ -8,11 +8,10 @@ use serde_json::Value;
 use super::output::{self, clean, dollars_nearest, millis, time_in};
 use super::{Global, project};
 use crate::app::{self, Failed};
-use crate::policy::route;
+use crate::policy::{narrate, route};
 use crate::ports::reports::{AttemptRow, JobHistory};
-use crate::types::evidence::Quality;
 use crate::types::ledger::{HoldState, ParkReason, WindowKind};
-use crate::types::route::{Considered, Explanation, Fallback};
+use crate::types::route::Explanation;
 use crate::types::{AttemptOutcome, JobId, JobResult, NanoUsd, ProjectId, TaskId, Wall};
 
 /// Arguments of `outlay explain`.
@@ -249,8 +248,11 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
     out.add(2, &format!("{head}, begun {}", time_in(attempt.begun_at, zone)));
     let stored: Result<Explanation, _> = serde_json::from_str(&attempt.explanation);
     if let Ok(explanation) = &stored {
-        let expected =
-            explanation.offers.iter().find(|offer| offer.lost.is_none()).map_or_else(String::new, estimate);
+        let expected = explanation
+            .offers
+            .iter()
+            .find(|offer| offer.lost.is_none())
+            .map_or_else(String::new, narrate::estimate);
         out.add(4, &format!("chosen: {}{expected}", explanation.reason.sentence()));
         for invalid in &explanation.invalid {
             out.add(4, &format!("because: {invalid}"));
@@ -263,7 +265,7 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
         }
     }
     if let Ok(Some(fallback)) = stored.as_ref().map(|explanation| &explanation.fallback) {
-        out.add(4, &format!("fallback: {}", fallback_text(fallback, zone)));
+        out.add(4, &format!("fallback: {}", narrate::fallback(fallback, zone)));
     }
     out.add(4, &format!("outcome: {}", outcome(attempt)));
     if let Some(detail) = &attempt.detail {
@@ -274,50 +276,14 @@ fn attempt_text(out: &mut Lines, attempt: &AttemptRow, generation: u32, zone: &T
         Ok(explanation) => {
             for offer in explanation.offers.iter().filter(|offer| offer.lost.is_some()) {
                 let why = route::sentence(offer);
-                out.add(4, &format!("not {} at {}: {why}{}", offer.model, offer.provider, estimate(offer)));
+                out.add(
+                    4,
+                    &format!("not {} at {}: {why}{}", offer.model, offer.provider, narrate::estimate(offer)),
+                );
             }
         }
         Err(_) => out.add(4, "why it was chosen cannot be read; see --json"),
     }
-}
-
-/// Who would be asked besides, and when.
-fn fallback_text(fallback: &Fallback, zone: &TimeZone) -> String {
-    let overdue = fallback.overdue_ms.map(|ms| format!("after {} without an answer", millis(ms)));
-    let last = fallback.escalate_at.map(|at| format!("at {} for the deadline", time_in(at, zone)));
-    let when: Vec<_> = overdue.into_iter().chain(last).collect();
-    let worst = fallback.worst.map_or_else(String::new, |w| format!(", at most {}", dollars_nearest(w)));
-    let finish = millis(fallback.finish_ms);
-    format!("{} at {}, {} (answer in {finish}{worst})", fallback.model, fallback.provider, when.join(" or "))
-}
-
-/// What was expected of an offer, as far as it got that far.
-fn estimate(offer: &Considered) -> String {
-    let mut parts = Vec::new();
-    if let Some(cost) = offer.cost {
-        let worst = offer.worst.map_or_else(String::new, |w| format!(", at most {}", dollars_nearest(w)));
-        parts.push(format!("{} expected{worst}", dollars_nearest(cost)));
-    }
-    if let Some(cost) = offer.success_cost {
-        parts.push(format!("{} for each success", dollars_nearest(cost)));
-    }
-    if let Some(quality) = &offer.quality {
-        parts.push(success(quality));
-    }
-    if let Some(finish) = offer.finish_ms {
-        let wait = offer.wait_ms.filter(|wait| *wait > 0);
-        let wait = wait.map_or_else(String::new, |wait| format!(", {} of it waiting", millis(wait)));
-        parts.push(format!("answer in {}{wait}", millis(finish)));
-    }
-    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join("; ")) }
-}
-
-/// How well a model has done, and what that rests on.
-fn success(quality: &Quality) -> String {
-    let Quality { success_rate, lower, upper, calls, scores } = quality;
-    let scores = if *scores > 0 { format!(" and {scores} scores") } else { String::new() };
-    let bounds = format!("{lower} to {upper}");
-    format!("succeeds {success_rate} by {calls} recent calls{scores}, true rate {bounds}")
 }
 
 fn outcome(attempt: &AttemptRow) -> String {
@@ -335,27 +301,16 @@ fn outcome(attempt: &AttemptRow) -> String {
     text
 }
 
-/// Where the money stands, cost against hold.
+/// Where the money stands, and the command that settles what is presumed.
 fn money(attempt: &AttemptRow) -> String {
-    let hold = dollars_nearest(attempt.hold_usd);
-    match attempt.state {
-        HoldState::Held => format!("{hold} held while the call runs"),
-        HoldState::Void => format!("void: nothing was billed, the hold of {hold} was given back"),
-        HoldState::Presumed => format!(
-            "presumed: the bill is unknown, so the whole hold of {hold} counts; `outlay ledger presumed \
-             settle {} --amount USD --why TEXT` once the invoice tells",
-            attempt.attempt
-        ),
-        HoldState::Settled => {
-            let cost = dollars_nearest(attempt.counted_usd);
-            if attempt.counted_usd > attempt.hold_usd {
-                let above = dollars_nearest(attempt.counted_usd.saturating_sub(attempt.hold_usd));
-                return format!("settled: cost {cost}, which is {above} ABOVE its hold of {hold}");
-            }
-            let share = i128::from(attempt.counted_usd.0) * 100 / i128::from(attempt.hold_usd.0.max(1));
-            format!("settled: cost {cost} of a hold of {hold} ({share} %)")
-        }
+    let told = narrate::money(attempt.state, attempt.hold_usd, attempt.counted_usd);
+    if attempt.state != HoldState::Presumed {
+        return told;
     }
+    format!(
+        "{told}; `outlay ledger presumed settle {} --amount USD --why TEXT` once the invoice tells",
+        attempt.attempt
+    )
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::output::{self, count, dollars_nearest};
 use super::{Global, budget};
 use crate::app::{self, Admin, Failed};
+use crate::policy::restore::{Presumed, Presumption};
 use crate::ports::reports::{AttemptRow, Finding};
 use crate::types::ledger::{Resolution, Resolved};
-use crate::types::{AttemptId, NanoUsd};
+use crate::types::{AttemptId, NanoUsd, ProjectId};
 
 /// A younger call may still be running at the provider, and then be billed.
 const VOID_AFTER: Duration = Duration::from_secs(3600);
@@ -23,6 +25,8 @@ pub(crate) enum LedgerCommand {
     Check,
     /// Check everything that must hold between the tables; exit code 1 if something does not
     Verify,
+    /// Say what was spent after the backup that this store was put back from
+    Restored(RestoredArgs),
     /// Show and close calls whose bill is unknown
     #[command(subcommand)]
     Presumed(PresumedCommand),
@@ -46,6 +50,23 @@ pub(crate) enum PresumedCommand {
         #[command(flatten)]
         which: Which,
     },
+}
+
+/// What was spent since a backup, as far as a person knows.
+#[derive(Debug, Args)]
+pub(crate) struct RestoredArgs {
+    /// Count this much as presumed spend of a project, in every window since the backup
+    #[arg(long, value_name = "PROJECT=USD", required_unless_present = "nothing")]
+    presume: Vec<String>,
+    /// Nothing was spent since
+    #[arg(long, conflicts_with = "presume")]
+    nothing: bool,
+    /// From when on it is not known [default: the last that the store knows of]
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Where you know it from, for the event log
+    #[arg(long, value_name = "TEXT")]
+    why: String,
 }
 
 /// Which calls to close, and why.
@@ -76,10 +97,10 @@ struct CheckView<'a> {
 
 /// What became of one call that was to be closed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct ClosedView {
+pub(super) struct ClosedView {
     attempt: AttemptId,
     closed: bool,
-    message: String,
+    pub(super) message: String,
 }
 
 pub(super) async fn run(global: &Global, command: &LedgerCommand) -> Result<u8, Failed> {
@@ -90,8 +111,12 @@ pub(super) async fn run(global: &Global, command: &LedgerCommand) -> Result<u8, 
         }
         _ => Resolution::Void,
     };
+    if let LedgerCommand::Restored(args) = command {
+        return restored(global, args).await;
+    }
     let admin = app::open_admin(&global.options(), false).await?;
     match command {
+        LedgerCommand::Restored(_) => Ok(0),
         LedgerCommand::Check => {
             let findings = admin.reports.check().await?;
             report(global, &admin, &findings).await
@@ -103,6 +128,46 @@ pub(super) async fn run(global: &Global, command: &LedgerCommand) -> Result<u8, 
         LedgerCommand::Presumed(PresumedCommand::List) => list(global, &admin).await,
         LedgerCommand::Presumed(PresumedCommand::Settle { which, .. } | PresumedCommand::Void { which }) => {
             close(global, &admin, which, resolution).await
+        }
+    }
+}
+
+async fn restored(global: &Global, args: &RestoredArgs) -> Result<u8, Failed> {
+    let amount = |text: &String| {
+        let wrong = || Failed::usage(format!("--presume {text}: write PROJECT=USD such as inbox=12.50"));
+        let (project, usd) =
+            text.rsplit_once('=').filter(|(project, _)| !project.is_empty()).ok_or_else(wrong)?;
+        Ok((ProjectId::from(project), budget::amount("--presume", usd)?))
+    };
+    let amounts = args.presume.iter().map(amount).collect::<Result<Vec<_>, Failed>>()?;
+    let admin = app::open_admin(&global.options(), false).await?;
+    let now = admin.clock.now().wall;
+    let since = args.since.as_ref().map(|text| output::since(text, now)).transpose()?;
+    let what = Presumption { since, amounts, who: app::user_name(), why: args.why.clone() };
+    match admin.reconcile.presume_restored(&what).await? {
+        Presumed::UnknownProject(project) => {
+            Err(Failed::usage(format!("--presume {project}: there is no such project; nothing was changed")))
+        }
+        Presumed::NotRestored => Err(Failed {
+            code: 1,
+            message: "nothing shows that this store was put back from a backup; if it was, give --since"
+                .to_owned(),
+        }),
+        Presumed::Since(since) if global.json => {
+            let view = |(project, amount): &(ProjectId, NanoUsd)| json!({ "project": project, "presumed_usd": amount });
+            let presumed: Vec<_> = what.amounts.iter().map(view).collect();
+            output::print_json(&json!({ "since": since, "presumed": presumed }))?;
+            Ok(0)
+        }
+        Presumed::Since(since) => {
+            for (project, amount) in &what.amounts {
+                let line = format!("{project}: ${amount} is presumed spent, in every window since {since}");
+                output::print(&output::clean(&line))?;
+            }
+            if what.amounts.is_empty() {
+                output::print(&format!("nothing was spent since {since}"))?;
+            }
+            Ok(0)
         }
     }
 }
@@ -207,7 +272,7 @@ fn would_close(presumed: &[AttemptRow], resolution: Resolution) -> String {
     )
 }
 
-fn told(attempt: AttemptId, resolution: Resolution, answer: &Resolved) -> ClosedView {
+pub(super) fn told(attempt: AttemptId, resolution: Resolution, answer: &Resolved) -> ClosedView {
     let what = match (answer, resolution) {
         (Resolved::Closed, Resolution::Settle(amount)) => format!("settled at {}", dollars_nearest(amount)),
         (Resolved::Closed, Resolution::Void) => "void: its hold is given back".to_owned(),

@@ -12,9 +12,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::Failed;
 
+mod admin;
+mod alerts;
 mod budget;
+mod completions;
 mod config;
 mod dead;
+mod doctor;
 mod dry_run;
 mod explain;
 mod feedback;
@@ -26,10 +30,12 @@ mod output;
 mod panel;
 mod prices;
 mod project;
+mod reconcile;
 mod results;
 mod run;
 mod spend;
 mod submit;
+mod token;
 mod worker;
 
 /// Routes LLM batch jobs to models by cost and deadline, and stops hard at each project's cap.
@@ -66,6 +72,11 @@ enum Command {
     Run(run::RunArgs),
     /// Consume RabbitMQ and write results and spend to Postgres, until SIGTERM
     Worker(worker::WorkerArgs),
+    /// Serve the HTTP API and the console, until SIGTERM
+    Admin(admin::AdminArgs),
+    /// Make, list and revoke the tokens by which people and programs come in
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Publish jobs from JSONL files to the queue, each confirmed
     Submit(submit::SubmitArgs),
     /// Print results from the store as JSONL
@@ -80,6 +91,9 @@ enum Command {
     /// List, show, redrive and discard messages that were given up
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// List alerts, and try whether they arrive
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
     /// Sum up what was spent
     Spend(spend::SpendArgs),
     /// Show and change the caps of projects
@@ -94,18 +108,24 @@ enum Command {
     /// Check the books, and close calls whose bill is unknown
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Compare a provider's bill with the ledger
+    Reconcile(reconcile::ReconcileArgs),
+    /// Look for what is worth a look: routes, budgets, prices, deadlines, clocks, queues
+    Doctor(doctor::DoctorArgs),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Create the store or bring it up to date
     Migrate,
+    /// Print a script with which a shell completes commands and options
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses the arguments, runs the command, and says how the process should end.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::start_logging(cli.global.verbose, matches!(cli.command, Command::Worker(_)));
+    output::start_logging(cli.global.verbose, matches!(cli.command, Command::Worker(_) | Command::Admin(_)));
     #[cfg(outlay_mutants)]
     crate::mutants::announce();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -127,18 +147,24 @@ async fn dispatch(cli: &Cli) -> Result<u8, Failed> {
         Command::Run(args) => return run::run(global, args).await,
         Command::Worker(args) => return worker::run(global, args).await,
         Command::Submit(args) => return submit::run(global, args).await,
+        Command::Admin(args) => admin::run(global, args).await?,
+        Command::Token(command) => token::run(global, command).await?,
         Command::Jobs(command) => jobs::run(global, command).await?,
         Command::Dead(command) => dead::run(global, command).await?,
         Command::Results(args) => results::run(global, args).await?,
         Command::Explain(args) => explain::run(global, args).await?,
         Command::Feedback(args) => feedback::run(global, args).await?,
+        Command::Alerts(command) => return alerts::run(global, command).await,
         Command::Spend(args) => spend::run(global, args).await?,
         Command::Budget(command) => budget::run(global, command).await?,
         Command::Project(command) => project::run(global, command).await?,
         Command::Models(command) => return models::run(global, command).await,
         Command::Ledger(command) => return ledger::run(global, command).await,
+        Command::Reconcile(args) => return reconcile::run(global, args).await,
+        Command::Doctor(args) => return doctor::run(global, args).await,
         Command::Config(command) => config::run(global, command)?,
         Command::Migrate => migrate::run(global).await?,
+        Command::Completions(args) => completions::run(args)?,
     }
     Ok(0)
 }

@@ -6,12 +6,14 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::Global;
-use super::{output, prices};
+use super::output;
+use super::prices::{self, DiffArgs, ImportArgs, PriceCommand};
 use crate::app::{self, Admin, Failed};
 use crate::config::{Config, ProviderConfig};
 use crate::policy::breaker::shared::{BreakerKey, BreakerRow, Phase};
+use crate::policy::price::schedule;
 use crate::ports::breakers::Breaking;
-use crate::types::catalogue::{Feature, Offer, Sale, ServiceTier, Tier};
+use crate::types::catalogue::{Feature, Offer, PriceChange, Prices, Sale, ServiceTier, Tier};
 use crate::types::{ModelId, PicoUsdPerToken, ProviderId, Wall};
 
 /// What to do with the catalogue.
@@ -21,21 +23,29 @@ pub(crate) enum ModelsCommand {
     List,
     /// Check offline that every model has a price and every provider its key; exit code 1 if not
     Check {
-        /// Compare the configured prices with this table too: a file or an address, LiteLLM's JSON format
+        /// Compare the configured prices with this table: a file, an address or an import such as @3 [default: the
+        /// newest import, else [prices] table]
         #[arg(long, value_name = "TABLE")]
         prices: Option<String>,
     },
-    /// Show what moved between two price tables (files or addresses, LiteLLM's JSON format)
-    Diff {
-        /// The earlier table, and the later one; of a single one it is the later, and [prices] table the earlier
-        #[arg(value_names = ["OLD", "NEW"], num_args = 1..=2, required = true)]
-        tables: Vec<String>,
-    },
-    /// Print a price table's prices of the configured models as lines for their [[model]]
-    Import {
-        /// A file or an address, LiteLLM's JSON format
+    /// Show what moved between two price tables, and what that changes for this fleet in a month
+    Diff(DiffArgs),
+    /// Keep a price table in the store, and print its prices of the configured models for their [[model]]
+    Import(ImportArgs),
+    /// List the price tables that were imported
+    Tables,
+    /// Show every price of a price table
+    Table {
+        /// A file, an address, or an import such as @3
+        #[arg(default_value = "@newest")]
         table: String,
+        /// Only models with such a name, in which * stands for anything and ? for one character
+        #[arg(long, value_name = "PATTERN")]
+        only: Option<String>,
     },
+    /// List prices by version, plan one that takes effect later, or take that back
+    #[command(subcommand)]
+    Price(PriceCommand),
     /// Let a stopped model be used again
     Release {
         /// The model
@@ -100,29 +110,27 @@ pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, 
     match command {
         ModelsCommand::List => {
             // A catalogue can be looked at before there is a store; only then nothing is stopped yet.
-            let standing = match app::open_admin(&options, false).await {
-                Ok(admin) => Standing::read(&admin).await?,
+            let (standing, sold) = match app::open_admin(&options, false).await {
+                Ok(admin) => (Standing::read(&admin).await?, sold(&admin, offers).await?),
                 Err(failed) => {
                     output::say(&format!("stopped models are not shown: {}", failed.message));
-                    Standing::default()
+                    (Standing::default(), offers.to_vec())
                 }
             };
-            list(global, offers, &standing)?;
+            list(global, &sold, &standing)?;
             Ok(0)
         }
         ModelsCommand::Check { prices: table } => {
             let mut found = findings(offers, &missing_keys(&config));
-            if let Some(table) = table {
-                found.extend(prices::findings(&config, table).await?);
-            }
+            let (gaps, table) = prices::findings(global, &config, table.as_deref()).await?;
+            found.extend(gaps);
             check(global, &found, table.as_deref())
         }
-        ModelsCommand::Diff { tables } => match &tables[..] {
-            [old, new] => prices::diff(global, Some(old), new).await,
-            [new] => prices::diff(global, None, new).await,
-            _ => Err(Failed::usage("name one or two tables")),
-        },
-        ModelsCommand::Import { table } => prices::import(&config, table).await,
+        ModelsCommand::Diff(args) => prices::diff(global, &config, args).await,
+        ModelsCommand::Import(args) => prices::import(global, &config, args).await,
+        ModelsCommand::Tables => prices::tables(global).await,
+        ModelsCommand::Table { table, only } => prices::table(global, table, only.as_deref()).await,
+        ModelsCommand::Price(command) => prices::price(global, &config, command).await,
         ModelsCommand::Release { model } => {
             let admin = app::open_admin(&options, false).await?;
             switch(&admin, offers, model, None).await
@@ -132,6 +140,13 @@ pub(super) async fn run(global: &Global, command: &ModelsCommand) -> Result<u8, 
             switch(&admin, offers, model, Some(reason)).await
         }
     }
+}
+
+/// The catalogue at the prices that hold now, with those that are planned.
+async fn sold(admin: &Admin, offers: &[Arc<Offer>]) -> Result<Vec<Arc<Offer>>, Failed> {
+    let versions = admin.directory.planned_prices().await?;
+    let now = admin.clock.now().wall;
+    Ok(offers.iter().map(|offer| schedule::sold_at(&schedule::planned(offer, &versions, now), now)).collect())
 }
 
 /// What keeps models from being called now.
@@ -254,7 +269,11 @@ fn terms(sale: &Sale) -> String {
     let flex = (sale.service_tier == ServiceTier::Flex).then(|| ", flex".to_owned());
     let hours = sale.hours.map(|hours| format!(", {hours} UTC"));
     let lacks = sale.lacks.iter().map(|feature| format!(", no {}", feature.as_str()));
-    flex.into_iter().chain(hours).chain(lacks).collect()
+    let planned = sale.changes.iter().map(|change| {
+        let PriceChange { from, prices: Prices { input, output, .. }, .. } = change;
+        format!(", ${input} in and ${output} out from {from}")
+    });
+    flex.into_iter().chain(hours).chain(lacks).chain(planned).collect()
 }
 
 fn tier(tier: Tier) -> &'static str {
@@ -341,7 +360,7 @@ mod tests {
 
     use super::*;
     use crate::types::WorkerId;
-    use crate::types::catalogue::{Prices, Tokenizer};
+    use crate::types::catalogue::Tokenizer;
 
     fn offer(id: &str, priced: bool) -> Arc<Offer> {
         let prices = Prices {
@@ -411,6 +430,7 @@ mod tests {
             service_tier: ServiceTier::Flex,
             hours: Some("16:30-00:30".parse().unwrap()),
             lacks: vec![Feature::Tools],
+            ..Sale::default()
         };
         let row = &rows(&[Arc::new(night)], &Standing::default())[0];
         assert_eq!(row.last().unwrap(), "in use, flex, 16:30-00:30 UTC, no tools");

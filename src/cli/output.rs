@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Global;
 use crate::app::{ConfigOptions, Failed};
+pub(super) use crate::policy::wording::{count, dollars_nearest, millis, time_in, zone_of};
 use crate::types::time::parse_span;
 use crate::types::{NanoUsd, Wall};
 
@@ -171,51 +172,14 @@ pub(super) fn clean_lines(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
-/// Dollars for people: two to six decimals, rounded to the nearest. What is too small for that says so
-/// instead of becoming nothing.
-pub(super) fn dollars_nearest(amount: NanoUsd) -> String {
-    let sign = if amount.0 < 0 { "-" } else { "" };
-    let micros = (i128::from(amount.0).abs() + 500) / 1000;
-    if micros == 0 && amount.0 != 0 {
-        return format!("{}$0.000001", if amount.0 < 0 { ">-" } else { "<" });
-    }
-    let fraction = format!("{:06}", micros % 1_000_000);
-    let fraction = fraction.trim_end_matches('0');
-    format!("{sign}${}.{fraction:0<2}", micros / 1_000_000)
-}
-
 /// Dollars, or words where there is no amount.
 pub(super) fn dollars_or(amount: Option<NanoUsd>, otherwise: &str) -> String {
     amount.map_or_else(|| otherwise.to_owned(), dollars_nearest)
 }
 
-/// An instant to the second in a zone, such as `2026-11-21 18:00:00 CET`.
-pub(super) fn time_in(at: Wall, zone: &TimeZone) -> String {
-    at.timestamp().to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
-}
-
 /// An instant to the second in UTC.
 pub(super) fn time_utc(at: Wall) -> String {
     time_in(at, &TimeZone::UTC)
-}
-
-/// The zone a project names; UTC should this machine not know it.
-pub(super) fn zone_of(name: &str) -> TimeZone {
-    TimeZone::get(name).unwrap_or(TimeZone::UTC)
-}
-
-/// A duration as people say it: `810 ms`, `2.4 s`, `3 min 5 s`.
-pub(super) fn millis(ms: u64) -> String {
-    match ms {
-        0..1000 => format!("{ms} ms"),
-        1000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
-    }
-}
-
-/// `1 job`, `2 jobs`.
-pub(super) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Reads `--since`: an RFC 3339 instant, a date (its start in UTC), or a span back from `now`.
@@ -257,31 +221,7 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
-
-    #[rstest]
-    #[case(0, "$0.00")]
-    #[case(12_500_000_000, "$12.50")]
-    #[case(431_000, "$0.000431")]
-    #[case(431_500, "$0.000432")]
-    #[case(1, "<$0.000001")]
-    #[case(-1, ">-$0.000001")]
-    #[case(-500_000_000, "-$0.50")]
-    #[case(999_999_999, "$1.00")]
-    #[case(i64::MAX, "$9223372036.854776")]
-    fn dollars_are_short_and_never_round_to_nothing(#[case] nano: i64, #[case] text: &str) {
-        assert_eq!(dollars_nearest(NanoUsd(nano)), text);
-    }
-
-    #[rstest]
-    #[case(810, "810 ms")]
-    #[case(2_460, "2.4 s")]
-    #[case(185_000, "3 min 5 s")]
-    fn durations(#[case] ms: u64, #[case] text: &str) {
-        assert_eq!(millis(ms), text);
-    }
 
     #[test]
     fn since_takes_an_instant_a_date_and_a_span() {
@@ -295,12 +235,6 @@ mod tests {
             assert_eq!(failed.code, 2, "{wrong}");
             assert!(failed.message.starts_with("--since: "), "{}", failed.message);
         }
-    }
-
-    #[test]
-    fn a_time_is_told_in_the_projects_zone() {
-        assert_eq!(time_in(Wall(0), &zone_of("Europe/Berlin")), "1970-01-01 01:00:00 CET");
-        assert_eq!(time_in(Wall(0), &zone_of("No/Where")), "1970-01-01 00:00:00 UTC");
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Observer for RunPanel {
         let mut guard = self.lock();
         let state = &mut *guard;
         match happened {
-            Happened::JobEnded(result) => {
+            Happened::JobEnded { result, .. } => {
                 state.tally.job_ended(result);
                 if result.status != Status::Done {
                     self.failure(state, result);

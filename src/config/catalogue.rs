@@ -353,7 +353,7 @@ fn sale(p: &mut Problems, at: &Place, raw: &RawModel, kind: &ProviderKind) -> Sa
         .hours_utc
         .as_deref()
         .and_then(|text| text.parse::<Hours>().map_err(|what| p.add(at, "hours_utc", what)).ok());
-    Sale { service_tier, hours, lacks: raw.lacks.clone().unwrap_or_default() }
+    Sale { service_tier, hours, lacks: raw.lacks.clone().unwrap_or_default(), changes: Vec::new() }
 }
 
 /// Gemini's name for a model is a part of the address, so that a slash or a question mark in it would

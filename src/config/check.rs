@@ -11,7 +11,7 @@ use super::raw::{RawBudget, RawDefaults, RawModel, RawProject, RawQueue, RawRule
 use super::read::{Document, Item, Place, Problems};
 use super::{
     Config, ConfigError, Defaults, Origin, QueueConfig, Retain, Source, Store, TaskConfig, TaskSettings,
-    WorkerConfig, env, guarding, hedge, prices, validate,
+    WorkerConfig, alerts, env, guarding, hedge, prices, validate,
 };
 use crate::policy::cache::CacheUse;
 use crate::policy::nearest::did_you_mean;
@@ -62,6 +62,22 @@ pub(super) fn check(
             LISTEN.into()
         }
     };
+    let admin_tls = match (&admin.value.tls_cert, &admin.value.tls_key) {
+        (Some(cert), Some(key)) => {
+            let folder = folder.as_deref();
+            Some((super::keys::beside(folder, cert), super::keys::beside(folder, key)))
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            p.add(&admin.place, "tls_key", "is missing: a certificate needs its private key");
+            None
+        }
+        (None, Some(_)) => {
+            p.add(&admin.place, "tls_cert", "is missing: a private key needs its certificate");
+            None
+        }
+    };
+    let admin_insecure_http = admin.value.insecure_http.unwrap_or(false);
     let (at, retain) = (&document.retain.place, &document.retain.value);
     let payload = retain.payload.clone().filter(|payload| payload != "parked");
     let retain = Retain {
@@ -86,6 +102,11 @@ pub(super) fn check(
         document.projects.iter().map(|item| project(p, item, &defaults)).collect();
     unique(p, document.projects.iter().map(|item| (&item.place, item.value.id.as_deref())));
 
+    let zone = defaults.time_zone.as_str();
+    let channels = document.alerts.iter().map(|item| alerts::check(p, item, folder.as_deref(), zone, env));
+    let alert_channels = channels.collect();
+    unique(p, document.alerts.iter().map(|item| (&item.place, item.value.id.as_deref())));
+
     let guard = guarding::check(p, &document.guard);
     let guard_modes = guarding::modes(&document.projects);
 
@@ -100,6 +121,9 @@ pub(super) fn check(
         queue,
         worker,
         admin_listen,
+        admin_insecure_http,
+        admin_tls,
+        alerts: alert_channels,
         retain,
         guard,
         guard_modes,
@@ -288,7 +312,7 @@ fn caps(p: &mut Problems, at: &Place, raw: &RawBudget) -> Caps {
     caps
 }
 
-fn time_zone(p: &mut Problems, at: &Place, name: Option<&str>) -> Option<String> {
+pub(super) fn time_zone(p: &mut Problems, at: &Place, name: Option<&str>) -> Option<String> {
     let name = name?;
     if jiff::tz::TimeZone::get(name).is_err() {
         let what = format!("`{name}` is no known time zone: give an IANA name such as \"Europe/Berlin\"");

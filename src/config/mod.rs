@@ -3,6 +3,7 @@
 //! `raw` is what may be written, `read` turns text into it table by table, `check` and `catalogue`
 //! turn that into what is meant. All that is wrong is reported at once, each with its file and line.
 
+mod alerts;
 mod catalogue;
 mod check;
 pub mod env;
@@ -12,6 +13,7 @@ mod keys;
 mod prices;
 mod raw;
 mod read;
+mod schema;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -27,8 +29,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use self::alerts::{AlertChannel, AlertChannelKind, AlertSecret, zone as alert_zone};
 pub use self::keys::{ApiKey, KeySource};
 pub use self::prices::{PricesConfig, TablePlace};
+pub use self::schema::json_schema;
 pub use self::show::without_password;
 use crate::policy::admission::Limits;
 use crate::policy::cache::CacheUse;
@@ -66,6 +70,12 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Where the HTTP API and the console listen.
     pub admin_listen: SocketAddr,
+    /// Certificate chain and key of the HTTP API as PEM files; `None` for plain HTTP.
+    pub admin_tls: Option<(PathBuf, PathBuf)>,
+    /// Plain HTTP beyond this machine is wished for.
+    pub admin_insecure_http: bool,
+    /// Where alerts go; none leaves them to a worker's log.
+    pub alerts: Vec<AlertChannel>,
     /// How long things are kept.
     pub retain: Retain,
     /// What looks like a loop.

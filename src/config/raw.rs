@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -17,7 +18,7 @@ use crate::types::ledger::OnCap;
 macro_rules! table {
     ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $key:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Default, Deserialize, Serialize)]
+        #[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
             $($(#[$attr])* #[serde(skip_serializing_if = "Option::is_none")] pub(super) $key: Option<$type>,)*
@@ -28,7 +29,21 @@ macro_rules! table {
 table!(RawStore { url: String });
 table!(RawQueue { url: String, prefix: String });
 table!(RawWorker { max_in_flight: i64, lanes: Vec<Class>, drain_timeout: String, hedge_share: f64 });
-table!(RawAdmin { listen: String });
+table!(RawAdmin { listen: String, tls_cert: String, tls_key: String, insecure_http: bool });
+table!(RawAlert {
+    id: String,
+    kind: String,
+    url: String,
+    url_env: String,
+    url_file: String,
+    secret_env: String,
+    secret_file: String,
+    min_severity: String,
+    projects: Vec<String>,
+    kinds: Vec<String>,
+    quiet: String,
+    time_zone: String,
+});
 table!(RawGuard {
     enabled: bool,
     hops: i64,
@@ -151,7 +166,7 @@ table!(RawProject {
 table!(RawBudget { day: Money, month: Money, total: Money });
 
 /// A validator: a word, or a table for one that takes a value.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub(super) enum RawValidate {
     Word(String),
@@ -179,7 +194,7 @@ impl<'de> Deserialize<'de> for RawValidate {
 }
 
 /// A JSON schema: the path of its file, or itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub(super) enum RawSchema {
     Path(String),
@@ -206,7 +221,7 @@ impl<'de> Deserialize<'de> for RawSchema {
 }
 
 /// An amount or a price as text; its digits are read exactly, later.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub(super) struct Money(pub(super) String);
 

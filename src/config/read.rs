@@ -5,14 +5,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::raw::{
-    RawAdmin, RawDefaults, RawGuard, RawModel, RawPrices, RawProject, RawProvider, RawQueue, RawRetain,
-    RawStore, RawTask, RawWorker,
+    RawAdmin, RawAlert, RawDefaults, RawGuard, RawModel, RawPrices, RawProject, RawProvider, RawQueue,
+    RawRetain, RawStore, RawTask, RawWorker,
 };
 use crate::policy::explain::phrase;
 use crate::policy::nearest::did_you_mean;
 
 /// What may stand at the root.
-const SECTIONS: [&str; 13] = [
+pub(super) const SECTIONS: [&str; 14] = [
     "store",
     "queue",
     "worker",
@@ -26,6 +26,7 @@ const SECTIONS: [&str; 13] = [
     "model",
     "task",
     "project",
+    "alert",
 ];
 
 /// A table and where it stands.
@@ -104,6 +105,7 @@ pub(super) struct Document {
     pub(super) models: Vec<Item<RawModel>>,
     pub(super) tasks: Vec<Item<RawTask>>,
     pub(super) projects: Vec<Item<RawProject>>,
+    pub(super) alerts: Vec<Item<RawAlert>>,
 }
 
 /// Reads `text`; `file` is its name in messages.
@@ -162,6 +164,7 @@ impl Reader<'_> {
             "model" => document.models = self.tables(key, value),
             "task" => document.tasks = self.tables(key, value),
             "project" => document.projects = self.tables(key, value),
+            "alert" => document.alerts = self.tables(key, value),
             "strict_tasks" => match value.get_ref() {
                 DeValue::Boolean(strict) => document.strict_tasks = *strict,
                 _ => self.problems.at(self.line(at), "strict_tasks must be true or false".to_owned()),

@@ -6,12 +6,12 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::raw::{
-    Money, RawAdmin, RawBudget, RawDefaults, RawGuard, RawModel, RawPrices, RawProject, RawProvider,
-    RawQueue, RawRetain, RawRule, RawSimulated, RawStore, RawTask, RawWorker,
+    Money, RawAdmin, RawAlert, RawBudget, RawDefaults, RawGuard, RawModel, RawPrices, RawProject,
+    RawProvider, RawQueue, RawRetain, RawRule, RawSimulated, RawStore, RawTask, RawWorker,
 };
 use super::{
-    ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, env, guarding,
-    hedge, validate,
+    ApiKey, Config, KeySource, Origin, ProviderConfig, ProviderKind, Store, TaskSettings, alerts, env,
+    guarding, hedge, validate,
 };
 use crate::policy::admission::Limits;
 use crate::policy::cache::CacheUse;
@@ -36,6 +36,7 @@ struct Root {
     model: Vec<RawModel>,
     task: Vec<RawTask>,
     project: Vec<RawProject>,
+    alert: Vec<RawAlert>,
 }
 
 impl fmt::Display for Store {
@@ -78,7 +79,12 @@ impl Config {
                 drain_timeout: Some(span(self.worker.drain_timeout)),
                 hedge_share: Some(hedge::show_share(self.worker.hedge_share_ppm)),
             },
-            admin: RawAdmin { listen: Some(self.admin_listen.to_string()) },
+            admin: RawAdmin {
+                listen: Some(self.admin_listen.to_string()),
+                tls_cert: self.admin_tls.as_ref().map(|(cert, _)| cert.display().to_string()),
+                tls_key: self.admin_tls.as_ref().map(|(_, key)| key.display().to_string()),
+                insecure_http: Some(self.admin_insecure_http),
+            },
             retain: RawRetain {
                 payload: Some(self.retain.payload.map_or_else(|| "parked".to_owned(), span)),
                 result: Some(span(self.retain.result)),
@@ -112,6 +118,7 @@ impl Config {
                     budget: budget(&seed.caps),
                 })
                 .collect(),
+            alert: self.alerts.iter().map(alerts::raw).collect(),
         };
         let body = toml::to_string(&root).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"));
         format!("{}\n{body}", self.header())
@@ -133,6 +140,7 @@ impl Config {
                 .map_or_else(|| "not needed (simulated)".to_owned(), ApiKey::to_string);
             lines += &format!("# API key of provider \"{}\": {key}\n", provider.id);
         }
+        lines += &alerts::header(&self.alerts);
         for warning in &self.warnings {
             lines += &format!("# warning: {warning}\n");
         }

@@ -15,11 +15,12 @@ use super::record::Record;
 use super::settle::{settle, weigh};
 use super::tasks::catch_panic;
 use super::waiting::Turn;
+use crate::policy::price::schedule;
 use crate::ports::provider::{Answer, Call, CallFailure, RateFacts, Reply};
 use crate::ports::queue::Fate;
 use crate::ports::{Happened, StoreError};
 use crate::types::ledger::{Begin, BeginRequest, OnCap, ParkReason};
-use crate::types::{AttemptId, AttemptOutcome, ErrorCode, Failure, Job, Route, Status};
+use crate::types::{AttemptId, AttemptOutcome, ErrorCode, Failure, Job, Route, Status, Wall};
 
 /// Admission, hold, call and settlement of one call, or of two where the first is overdue.
 pub(super) async fn call(
@@ -48,7 +49,7 @@ pub(super) async fn call(
     }
     let waited = now.mono.since(asked.mono);
     let attempt = AttemptId(Uuid::now_v7());
-    let request = begin_request(record, &route, attempt, false);
+    let request = begin_request(record, &route, attempt, false, now.wall);
     let answer = match engine.parts.ledger.begin(request).await {
         Ok(Begin::Go { attempt_no, generation }) => {
             *turn = None;
@@ -98,14 +99,20 @@ pub(super) async fn call(
 }
 
 /// What the ledger is asked before a call.
-pub(super) fn begin_request(record: &Record, route: &Route, attempt: AttemptId, hedge: bool) -> BeginRequest {
+pub(super) fn begin_request(
+    record: &Record,
+    route: &Route,
+    attempt: AttemptId,
+    hedge: bool,
+    now: Wall,
+) -> BeginRequest {
     BeginRequest {
         attempt,
         job: Arc::clone(&record.job),
         accepted_at: record.accepted_at,
         provider: route.offer.provider.clone(),
         model: route.offer.id.clone(),
-        price_version: route.offer.price_version,
+        price_version: schedule::in_force(&route.offer, now).0,
         hold: route.hold,
         runs_for: route.offer.timeout,
         explanation: serde_json::to_string(&route.explanation).unwrap_or_default(),

@@ -156,6 +156,8 @@ impl Engine {
         *lock(&self.projects) = Arc::new(projects);
         let stopped = self.parts.directory.quarantined().await?;
         self.parts.fleet.set_stopped(&stopped.into_iter().map(|(model, _)| model).collect());
+        let versions = self.parts.directory.planned_prices().await?;
+        self.parts.fleet.plan_prices(&versions, self.now().wall);
         super::guard::hear(self).await;
         self.refresh_experience().await
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::context::Engine;
 use crate::policy::drift::{self, Bought, Drift};
-use crate::policy::price::table::{self, Table};
+use crate::policy::price::diff;
+use crate::policy::price::table::{self, Table, fingerprint};
+use crate::ports::prices::{Changes, Imported, TableImport};
 use crate::ports::reports::SpendBy;
-use crate::ports::{Happened, PriceSource, Reports, StoreError};
+use crate::ports::{Happened, PriceBook, PriceSource, Reports, StoreError, audit};
 use crate::types::catalogue::Offer;
 use crate::types::{ModelId, Usage, Wall};
 
@@ -18,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How soon a table that could not be read is asked for again, at the latest.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// Among how many imports the last one of a place is looked for.
+const TABLES_LOOKED_AT: u32 = 100;
 /// How long the end of a run waits for its first look at the table.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -70,6 +74,8 @@ pub struct PriceCheck {
     pub source: Arc<dyn PriceSource>,
     /// What models cost lately.
     pub reports: Arc<dyn Reports>,
+    /// Where tables are kept.
+    pub book: Arc<dyn PriceBook>,
     /// How often.
     pub every: Duration,
     /// The catalogue, each offer with the names that the table may have for it, best first.
@@ -91,9 +97,13 @@ pub async fn check_prices(engine: Arc<Engine>, check: PriceCheck) {
         };
         patience = Duration::ZERO;
         let place = check.source.place();
-        let next = match read.and_then(|text| Table::parse(&text)) {
-            Ok(table) => {
+        let parsed = read.and_then(|text| Table::parse(&text).map(|table| (fingerprint(&text), table)));
+        let next = match parsed {
+            Ok((sha256, table)) => {
                 compare(&engine, &check, &table).await;
+                if let Err(error) = record(&check, &sha256, &table).await {
+                    tracing::warn!(%error, place, "a price table could not be kept");
+                }
                 if let Err(error) = compare_weeks(&engine, &*check.reports).await {
                     tracing::warn!(%error, "what models cost lately could not be read");
                 }
@@ -118,6 +128,29 @@ async fn compare(engine: &Engine, check: &PriceCheck, table: &Table) {
     for gap in gaps {
         notice(engine, &gap.model, vec![drift::listed(&gap, place)]).await;
     }
+}
+
+/// Keeps a table that is not the one that was kept last of this place, with an event that says what moved.
+async fn record(check: &PriceCheck, sha256: &str, table: &Table) -> Result<(), StoreError> {
+    let source = check.source.place();
+    let kept = check.book.tables(TABLES_LOOKED_AT).await?;
+    let before = kept.into_iter().find(|info| info.source == source && info.who == audit::OUTLAY);
+    if before.as_ref().is_some_and(|info| info.sha256 == sha256) {
+        return Ok(());
+    }
+    let before = match before {
+        Some(info) => check.book.table(Some(info.table)).await?,
+        None => None,
+    };
+    let changes = before.map(|(info, old)| Changes::since(info.table, &diff::diff(&old, table, &[])));
+    let changes = changes.unwrap_or_default();
+    let import = TableImport { source, sha256, table, who: audit::OUTLAY, changes: &changes };
+    if let Imported::New(number) = check.book.import(&import).await? {
+        let (moved, appeared, vanished) =
+            (changes.moved.len(), changes.appeared.len(), changes.vanished.len());
+        tracing::info!(place = source, number, moved, appeared, vanished, "a price table was imported");
+    }
+    Ok(())
 }
 
 /// Tokens for a dollar, by model: the last seven days beside the seven before.

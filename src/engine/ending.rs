@@ -20,7 +20,11 @@ const CONCLUDE_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// A conclusion may be repeated without harm, so a store that stumbles is asked again; giving up
 /// leaves the hold in place, which the next session turns into presumed spend.
-pub(super) async fn conclude(engine: &Engine, conclusion: Conclusion) -> Result<Option<NanoUsd>, StoreError> {
+pub(super) async fn conclude(
+    engine: &Engine,
+    conclusion: Conclusion,
+    traceparent: Option<&str>,
+) -> Result<Option<NanoUsd>, StoreError> {
     let mut tries = 0;
     let concluded = loop {
         tries += 1;
@@ -35,7 +39,7 @@ pub(super) async fn conclude(engine: &Engine, conclusion: Conclusion) -> Result<
     };
     engine.waiting.wake(&conclusion.key.project);
     if let (true, Next::Finish(result)) = (concluded.finished, &conclusion.next) {
-        engine.hear(&Happened::JobEnded(result));
+        engine.hear(&Happened::JobEnded { result, traceparent });
     }
     Ok(concluded.overshoot)
 }
@@ -59,7 +63,9 @@ pub(super) async fn finish(
 ) -> Result<Fate, StoreError> {
     let key = JobKey { project: result.project.clone(), id: result.id.clone() };
     let next = Next::Finish(Box::new(result));
-    conclude(engine, Conclusion { key, generation: None, job, attempt: None, next }).await?;
+    let known = job.as_ref().map(|(job, _)| Arc::clone(job));
+    let traceparent = known.as_deref().and_then(Job::traceparent);
+    conclude(engine, Conclusion { key, generation: None, job, attempt: None, next }, traceparent).await?;
     Ok(Fate::Settled)
 }
 

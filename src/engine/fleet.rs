@@ -18,14 +18,15 @@ use crate::policy::admission::{Admission, Limits, Ticket, Told};
 use crate::policy::breaker::{Breaker, Ended, Health, Permit, Transition};
 use crate::policy::dispatch::Dispatch;
 use crate::policy::latency::Quantiles;
-use crate::policy::price::input_tokens_expected;
+use crate::policy::price::{input_tokens_expected, schedule};
 use crate::policy::retry_budget::RetryBudget;
 use crate::policy::route::{OfferView, Wait};
 use crate::ports::Clock;
 use crate::ports::provider::RateFacts;
 use crate::types::catalogue::Offer;
 use crate::types::evidence::Quality;
-use crate::types::{AttemptOutcome, Job, ModelId, Mono, ProviderId, Route, TaskId, Usage};
+use crate::types::price::PriceVersion;
+use crate::types::{AttemptOutcome, Job, ModelId, Mono, ProviderId, Route, TaskId, Usage, Wall};
 
 /// How fast old observations fade.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -62,7 +63,10 @@ pub struct ProviderSpec {
 /// All offers and how they stand.
 pub struct Fleet {
     clock: Arc<dyn Clock>,
+    /// As configured.
     offers: Vec<Arc<Offer>>,
+    /// The same with the prices that were planned for them.
+    sold: Mutex<Arc<[Arc<Offer>]>>,
     state: Mutex<State>,
     /// There is something to tell the other workers about breakers, or to hear from them.
     news: Arc<Notify>,
@@ -159,13 +163,27 @@ impl Fleet {
             models: models.collect(),
             providers: providers.iter().map(|spec| (spec.id.clone(), provider(spec))).collect(),
         };
-        Self { clock, offers, state: Mutex::new(state), news }
+        let sold = Mutex::new(offers.clone().into());
+        Self { clock, offers, sold, state: Mutex::new(state), news }
     }
 
-    /// The catalogue.
+    /// The catalogue, with the prices that hold now or will.
     #[must_use]
-    pub fn offers(&self) -> &[Arc<Offer>] {
-        &self.offers
+    pub fn offers(&self) -> Arc<[Arc<Offer>]> {
+        Arc::clone(&self.sold.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes planned prices up. Calls under way keep the offers that they were routed by.
+    pub fn plan_prices(&self, versions: &[PriceVersion], now: Wall) {
+        let sold = self.offers();
+        let planned: Vec<_> =
+            self.offers.iter().map(|offer| schedule::planned(offer, versions, now)).collect();
+        for (was, is) in sold.iter().zip(&planned).filter(|(was, is)| was.price_version != is.price_version) {
+            tracing::info!(model = %is.id, from = was.price_version, to = is.price_version, "a planned price holds");
+        }
+        if *sold != *planned {
+            *self.sold.lock().unwrap_or_else(PoisonError::into_inner) = planned.into();
+        }
     }
 
     /// Whether a model is stopped for everyone, as far as this process has heard.
@@ -196,7 +214,7 @@ impl Fleet {
                 quality: Quality::UNKNOWN,
             })
         };
-        self.offers.iter().filter_map(view).collect()
+        self.offers().iter().filter_map(view).collect()
     }
 
     /// Hears how a call ended; says which breakers moved.

@@ -5,11 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alerts::Alerter;
 use super::cache::GATHER;
 use super::context::Engine;
 use super::guard;
+use crate::policy::alert;
 use crate::ports::jobs::{Purged, Retention};
+use crate::ports::reports::Finding;
 use crate::ports::{Jobs, Reports, StoreError, audit};
+use crate::types::ProjectId;
+use crate::types::alert::Notice;
 
 /// How often other processes' changes (caps, stops) are looked for, announced or not.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -26,6 +31,8 @@ const PURGE_MAX: u32 = 5_000;
 pub struct Chores {
     /// For the ledger's own check.
     pub reports: Arc<dyn Reports>,
+    /// Who is told of what the check finds.
+    pub alerts: Option<Arc<Alerter>>,
     /// Parked jobs and old rows, where a queue can take a job back.
     pub fleet: Option<FleetChores>,
 }
@@ -114,6 +121,19 @@ async fn purge(engine: &Engine, fleet: &FleetChores) {
     }
 }
 
+/// An alert for each project that something was found of.
+fn notices(engine: &Engine, findings: &[Finding]) -> Vec<Notice> {
+    let projects: BTreeSet<_> = findings.iter().map(|finding| finding.project.as_ref()).collect();
+    let of_project = |project: Option<&ProjectId>| {
+        let found = findings.iter().filter(|finding| finding.project.as_ref() == project);
+        let lines: Vec<_> =
+            found.map(|finding| format!("{}: {}", finding.subject, finding.message)).collect();
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        alert::of_findings(project, &lines, engine.now().wall)
+    };
+    projects.into_iter().filter_map(of_project).collect()
+}
+
 /// A mismatch means that a rule of the ledger is broken: the safe thing is to spend nothing more.
 async fn check(engine: &Engine, chores: &Chores) {
     let findings = match chores.reports.check().await {
@@ -123,6 +143,9 @@ async fn check(engine: &Engine, chores: &Chores) {
     };
     for finding in &findings {
         tracing::error!(rule = finding.rule, subject = finding.subject, "{}", finding.message);
+    }
+    if let Some(alerts) = &chores.alerts {
+        alerts.raise(&notices(engine, &findings)).await;
     }
     let message =
         format!("the ledger does not add up ({} findings); see `outlay ledger check`", findings.len());

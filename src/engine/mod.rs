@@ -3,6 +3,7 @@
 //! Read [`process`] first: it is the whole path of one job, and everything else serves it. The
 //! engine carries out what policy decides; it holds no rule of its own.
 
+pub mod alerts;
 pub mod breakers;
 mod cache;
 mod call;
@@ -19,11 +20,13 @@ pub mod process;
 mod race;
 mod record;
 mod retry;
+pub mod roller;
 mod settle;
 pub mod sharing;
 pub mod tasks;
 mod waiting;
 
+pub use alerts::Alerter;
 pub use breakers::BreakerNews;
 pub use context::{Engine, EngineParts, Rules, TaskTerms};
 pub use guard::GuardParts;

@@ -156,7 +156,7 @@ async fn begin(engine: &Arc<Engine>, record: &Record, prepared: Prepared<'_>) ->
     let begun = if too_late || engine.parts.tasks.is_stopping() {
         None
     } else {
-        Some(engine.parts.ledger.begin(begin_request(record, &route, attempt, true)).await)
+        Some(engine.parts.ledger.begin(begin_request(record, &route, attempt, true, engine.now().wall)).await)
     };
     if let Some(Ok(Begin::Go { attempt_no, generation })) = begun {
         taken.used = true;

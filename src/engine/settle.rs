@@ -14,6 +14,7 @@ use super::retry::Retry;
 use crate::policy::drift::{self, Drift, Judged, Said};
 use crate::policy::evidence::observed;
 use crate::policy::hedge::Rest;
+use crate::policy::price::schedule;
 use crate::policy::validate::{self, Finding, Validator};
 use crate::policy::verdict::{Ended, Verdict, bill, judge};
 use crate::ports::provider::{Answer, Reply};
@@ -22,7 +23,7 @@ use crate::ports::{Happened, StoreError};
 use crate::types::ledger::{Conclusion, Next};
 use crate::types::outcome::AttemptEnd;
 use crate::types::route::Invalid;
-use crate::types::{AttemptOutcome, Bill, Failure, Job, JobKey, NanoUsd, Route, Status, Usage};
+use crate::types::{AttemptOutcome, Bill, Failure, Job, JobKey, NanoUsd, Route, Status, Usage, Wall};
 
 /// A call that has ended, and what it is worth. Its hold still stands.
 pub(super) struct EndedCall {
@@ -40,6 +41,7 @@ pub(super) struct EndedCall {
     bill: Bill,
     /// What the answer shows of its model that the catalogue does not say.
     drifts: Vec<Drift>,
+    ended_at: Wall,
     took: Duration,
     /// A sentence for a person; empty for a valid answer.
     message: String,
@@ -107,6 +109,7 @@ pub(super) fn weigh(
         usage,
         bill: Bill::Unknown,
         drifts: Vec::new(),
+        ended_at: engine.now().wall,
         took: reply.took,
         message,
         route,
@@ -114,11 +117,13 @@ pub(super) fn weigh(
     };
     let unbilled =
         engine.parts.rules.unbilled_errors.get(&ended.route.offer.provider).map_or(&[][..], Vec::as_slice);
-    ended.bill = bill(&ended.facts(), ended.route.offer.prices.as_ref(), unbilled);
+    let (offer, until) = (&ended.route.offer, ended.ended_at);
+    let bought = schedule::as_bought(offer, ended.usage.as_ref(), until - ended.took, until);
+    ended.bill = bill(&ended.facts(), bought.prices.as_ref(), unbilled);
     if let Some(answer) = &ended.answer {
-        let (offer, offers) = (&ended.route.offer, engine.parts.fleet.offers());
+        let offers = engine.parts.fleet.offers();
         let Judged { bill, drifts } =
-            drift::judge(offer, offers, ended.route.hold, ended.bill, &said(answer));
+            drift::judge(&bought, &offers, ended.route.hold, ended.bill, &said(answer));
         (ended.bill, ended.drifts) = (bill, drifts);
     }
     ended
@@ -159,7 +164,7 @@ pub(super) async fn settle(
         },
     };
     let drifts = std::mem::take(&mut ended.drifts);
-    settle_money(engine, &record.job.key, record.watch.root(), &ended, drifts, next).await?;
+    settle_money(engine, &record.job, record.watch.root(), &ended, drifts, next).await?;
     if verdict == Some(Verdict::Done) && ended.held.hedge {
         engine.hear(&Happened::Hedge { route: &ended.route, won: true });
     }
@@ -202,7 +207,7 @@ pub(super) async fn settle_late(
     mut ended: EndedCall,
 ) {
     let drifts = std::mem::take(&mut ended.drifts);
-    if let Err(error) = settle_money(engine, &job.key, root, &ended, drifts, Next::GoOn).await {
+    if let Err(error) = settle_money(engine, job, root, &ended, drifts, Next::GoOn).await {
         // The hold stays, and becomes presumed spend with the end of the session.
         tracing::warn!(%error, job = %job.key, "the end of a hedge could not be recorded");
     }
@@ -210,7 +215,7 @@ pub(super) async fn settle_late(
 
 async fn settle_money(
     engine: &Engine,
-    key: &JobKey,
+    job: &Job,
     root: Option<&JobKey>,
     ended: &EndedCall,
     drifts: Vec<Drift>,
@@ -231,23 +236,27 @@ async fn settle_money(
         detail,
     };
     let generation = Some(held.generation);
-    let conclusion = Conclusion { key: key.clone(), generation, job: None, attempt: Some(end), next };
-    let overshoot = conclude(engine, conclusion).await?;
+    let conclusion = Conclusion { key: job.key.clone(), generation, job: None, attempt: Some(end), next };
+    let overshoot = conclude(engine, conclusion, job.traceparent()).await?;
     let (cost, presumed) = match *bill {
         Bill::Actual(cost) => (cost, NanoUsd::ZERO),
         Bill::Nothing => (NanoUsd::ZERO, NanoUsd::ZERO),
         Bill::Unknown => (NanoUsd::ZERO, route.hold),
     };
     if let Some(guard) = &engine.guard {
-        guard.spent(&key.project, root, cost.saturating_add(presumed), engine.now().wall);
+        guard.spent(&job.key.project, root, cost.saturating_add(presumed), engine.now().wall);
     }
     engine.hear(&Happened::CallEnded {
-        project: &key.project,
+        job,
+        attempt: held.attempt,
+        attempt_no: held.attempt_no,
         route,
         outcome: *outcome,
         cost,
         presumed,
         usage: usage.as_ref(),
+        model_served: ended.model_served.as_deref(),
+        ended_at: ended.ended_at,
         took: ended.took,
     });
     if let Some(by) = overshoot {

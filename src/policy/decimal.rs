@@ -18,9 +18,33 @@ pub(crate) fn digits(text: &str) -> Option<(String, i64)> {
     Some((digits.trim_start_matches('0').to_owned(), power))
 }
 
+/// `amount / 10^places` as a plain decimal number without needless zeros.
+#[must_use]
+pub(crate) fn scaled(amount: i128, places: usize) -> String {
+    let digits = format!("{:0>width$}", amount.unsigned_abs(), width = places + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    let fraction = fraction.trim_end_matches('0');
+    let sign = if amount < 0 { "-" } else { "" };
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::digits;
+    use super::{digits, scaled};
+
+    #[rstest::rstest]
+    #[case(0, 12, "0")]
+    #[case(250_000, 12, "0.00000025")]
+    #[case(-1_500, 3, "-1.5")]
+    #[case(2_000, 3, "2")]
+    #[case(7, 0, "7")]
+    fn an_amount_is_written_without_needless_zeros(
+        #[case] amount: i128,
+        #[case] places: usize,
+        #[case] text: &str,
+    ) {
+        assert_eq!(scaled(amount, places), text);
+    }
 
     #[rstest::rstest]
     #[case("0.00042", Some(("42", -5)))]

@@ -3,6 +3,8 @@
 //! `cost = ceil(sum of tokens * price / 1000)` in 128 bits: prices are pico-dollars a token and the
 //! ledger counts nano-dollars, so there is one rounding for each attempt, upwards.
 
+pub mod diff;
+pub mod schedule;
 pub mod table;
 
 use crate::types::catalogue::{Offer, Prices, Tokenizer};

@@ -18,6 +18,7 @@ use self::input::InputRule;
 use super::breaker::Health;
 use super::hedge::HedgeAfter;
 use super::hours::{Opening, next_opening};
+use super::price::schedule;
 use super::validate::Validator;
 use super::{evidence, price};
 use crate::types::catalogue::{Offer, ServiceTier, Tier};
@@ -154,8 +155,11 @@ pub(super) struct Candidate<'a> {
     pub(super) finish: Duration,
     /// When the hours begin at which the offer is sold, where the call has to wait for them.
     pub(super) opens_at: Option<Wall>,
-    /// The last instant at which the call may begin, where the offer is not always sold.
+    /// The last instant at which the call may begin, where the offer is not always sold, or not always at
+    /// this price.
     begin_by: Option<Wall>,
+    /// Nobody knows what a call may cost.
+    unpriced: bool,
 }
 
 /// Chooses among `views`.
@@ -265,7 +269,7 @@ impl<'a> Candidate<'a> {
     }
 
     pub(super) fn price_unknown(&self) -> bool {
-        self.view.offer.prices.is_none()
+        self.unpriced
     }
 
     /// Time to keep in hand: whoever waits for a better price still has to have room for a second try.
@@ -300,6 +304,11 @@ pub fn permit(terms: &Terms, task: &TaskRules, floor: Tier, offer: &Offer) -> Re
 /// The column of refusals, in the order in which they are told.
 pub(super) fn judge<'a>(ask: &Ask<'_>, floor: Tier, view: &'a OfferView) -> Result<Candidate<'a>, Lost> {
     let (offer, terms) = (&*view.offer, &ask.job.terms);
+    let at_once = match view.wait {
+        Wait::For(wait) => wait,
+        Wait::Never => Duration::ZERO,
+    };
+    let (bound, holds_until) = schedule::bound(offer, ask.now.wall, at_once);
     permit(terms, ask.task, floor, offer)?;
     if let Some(feature) = input::missing_feature(&offer.sale.lacks, &ask.job.request) {
         return Err(Lost::LacksFeature { feature });
@@ -319,7 +328,7 @@ pub(super) fn judge<'a>(ask: &Ask<'_>, floor: Tier, view: &'a OfferView) -> Resu
         return Err(Lost::ContextTooSmall { needed, has: offer.context_tokens });
     }
     // A bound in money, the project's or the job's, means nothing without a price.
-    if offer.prices.is_none() && (ask.capped || terms.max_cost.is_some()) {
+    if bound.is_none() && (ask.capped || terms.max_cost.is_some()) {
         return Err(Lost::PriceUnknown);
     }
     if view.quarantined {
@@ -333,9 +342,10 @@ pub(super) fn judge<'a>(ask: &Ask<'_>, floor: Tier, view: &'a OfferView) -> Resu
     }
     let input_tokens_max = price::input_tokens_at_most(offer, &ask.job.request, ask.job.request_bytes);
     let expected_output = view.expected_output_tokens.min(max_output_tokens);
-    let (hold, expected_cost) = offer.prices.as_ref().map_or((NanoUsd::ZERO, NanoUsd::ZERO), |prices| {
+    let (hold, expected_cost) = bound.as_ref().map_or((NanoUsd::ZERO, NanoUsd::ZERO), |prices| {
         let hold = price::worst_case_rounded_up(prices, input_tokens_max, max_output_tokens);
-        (hold, price::expected_rounded_up(prices, input_tokens, expected_output))
+        let likely = schedule::in_force(offer, ask.now.wall + at_once).1.unwrap_or(*prices);
+        (hold, price::expected_rounded_up(&likely, input_tokens, expected_output))
     });
     if terms.max_cost.is_some_and(|max| ask.committed.saturating_add(hold) > max) {
         return Err(Lost::AboveMaxCost);
@@ -358,7 +368,8 @@ pub(super) fn judge<'a>(ask: &Ask<'_>, floor: Tier, view: &'a OfferView) -> Resu
         wait,
         finish: wait + view.latency,
         opens_at,
-        begin_by: opening.map(|opening| opening.until),
+        begin_by: opening.map(|opening| opening.until).into_iter().chain(holds_until).min(),
+        unpriced: bound.is_none(),
     })
 }
 

@@ -4,13 +4,16 @@ use serde_json::{Value, json};
 
 use super::directory::Event;
 use super::jobs::ReleaseFilter;
+use super::prices::{Changes, TableImport};
 use crate::policy::breaker::shared::{BreakerKey, BreakerRow, Phase};
 use crate::policy::drift::Drift;
 use crate::policy::route::PinMove;
+use crate::types::access::TokenRow;
 use crate::types::catalogue::Prices;
 use crate::types::evidence::PinScope;
 use crate::types::guard::{GuardLabel, GuardMute, GuardSubject, GuardTrip};
 use crate::types::ledger::WindowKind;
+use crate::types::price::PriceVersion;
 use crate::types::{AttemptId, JobKey, ModelId, NanoUsd, ProjectId, Wall, WorkerId};
 
 /// Who did what nobody asked for.
@@ -106,6 +109,42 @@ pub fn price_changed(
     )
 }
 
+/// A person planned a price; `from` is what holds until then.
+#[must_use]
+pub fn price_planned(version: &PriceVersion, from: Option<Prices>) -> Event {
+    let PriceVersion { model, version, prices, written_at, effective_at, who, why, .. } = version;
+    let detail = json!({
+        "version": version, "from": from, "to": prices, "effective_at": effective_at, "why": why,
+    });
+    event(*written_at, who, "price_planned", model.to_string(), detail)
+}
+
+/// A person took a planned price back before it took effect.
+#[must_use]
+pub fn price_revoked(at: Wall, who: &str, version: &PriceVersion, why: &str) -> Event {
+    let PriceVersion { model, version, prices, effective_at, .. } = version;
+    let detail =
+        json!({ "version": version, "from": prices, "to": null, "effective_at": effective_at, "why": why });
+    event(at, who, "price_revoked", model.to_string(), detail)
+}
+
+/// Models that the event of an import names in each of its lists; there may be thousands.
+const MODELS_NAMED: usize = 50;
+
+/// A price table was imported.
+#[must_use]
+pub fn prices_imported(at: Wall, table: i64, import: &TableImport<'_>) -> Event {
+    let Changes { before, moved, appeared, vanished } = import.changes;
+    let named = |models: &[String]| models.iter().take(MODELS_NAMED).cloned().collect::<Vec<_>>();
+    let detail = json!({
+        "table": table, "sha256": import.sha256, "models": import.table.len(), "before": before,
+        "moved": named(moved), "moved_count": moved.len(),
+        "appeared": named(appeared), "appeared_count": appeared.len(),
+        "vanished": named(vanished), "vanished_count": vanished.len(),
+    });
+    event(at, import.who, "prices_imported", import.source.to_owned(), detail)
+}
+
 /// A dead session's live calls became presumed spend.
 #[must_use]
 pub fn reaped(at: Wall, worker: WorkerId, attempts: u64, holds: NanoUsd) -> Event {
@@ -167,6 +206,32 @@ pub fn guard_muted(at: Wall, who: &str, mute: &GuardMute, label: GuardLabel) -> 
     event(at, who, "guard_muted", project.to_string(), detail)
 }
 
+/// What is written down when dead letters are sent back.
+pub const DEAD_REDRIVEN: &str = "dead_letters_redriven";
+/// As [`DEAD_REDRIVEN`], when they are forgotten.
+pub const DEAD_DISCARDED: &str = "dead_letters_discarded";
+
+/// A person asked for dead letters to be sent back or forgotten; the store fills in when.
+#[must_use]
+pub fn dead_letters(what: &str, who: &str, subject: &str, detail: Value) -> Event {
+    event(Wall(0), who, what, subject.to_owned(), detail)
+}
+
+/// A token was made.
+#[must_use]
+pub fn token_created(at: Wall, who: &str, token: &TokenRow) -> Event {
+    let TokenRow { id, name, role, project, expires_at, .. } = token;
+    let detail = json!({ "name": name, "role": role, "project": project, "expires_at": expires_at });
+    event(at, who, "token_created", id.to_string(), detail)
+}
+
+/// A token was taken back.
+#[must_use]
+pub fn token_revoked(at: Wall, who: &str, token: &TokenRow) -> Event {
+    let detail = json!({ "name": token.name, "role": token.role, "project": token.project });
+    event(at, who, "token_revoked", token.id.to_string(), detail)
+}
+
 /// Nobody will get a result where its job said that it should go.
 #[must_use]
 pub fn undeliverable(at: Wall, job: &JobKey, why: &str) -> Event {
@@ -181,4 +246,44 @@ pub fn pinned(at: Wall, scope: &PinScope, to: &PinMove) -> Event {
         "project": scope.project, "task": scope.task, "from": to.from, "to": to.to, "why": to.why,
     });
     event(at, OUTLAY, what, scope.to_string(), detail)
+}
+
+/// The store was put back from a backup.
+#[must_use]
+pub fn ledger_restored(at: Wall, how: &str, known_until: Wall) -> Event {
+    let detail = json!({ "how": how, "known_until": known_until });
+    event(at, OUTLAY, "ledger_restored", ProjectId::ACCOUNT.to_owned(), detail)
+}
+
+/// A person said what was spent before the store was put back.
+#[must_use]
+pub fn restore_presumed(
+    at: Wall,
+    who: &str,
+    project: &ProjectId,
+    since: Wall,
+    amount: NanoUsd,
+    why: &str,
+) -> Event {
+    let detail = json!({ "since": since, "presumed_usd": amount, "why": why });
+    event(at, who, "restore_presumed", project.to_string(), detail)
+}
+
+/// The receiver of a channel wants no more alerts.
+#[must_use]
+pub fn channel_off(at: Wall, channel: &str) -> Event {
+    event(at, OUTLAY, "alert_channel_off", channel.to_owned(), json!({ "why": "410 Gone" }))
+}
+
+/// A channel that was off gets alerts again.
+#[must_use]
+pub fn channel_on(at: Wall, who: &str, channel: &str) -> Event {
+    event(at, who, "alert_channel_on", channel.to_owned(), json!({}))
+}
+
+/// An alert did not arrive for days, and is not tried again.
+#[must_use]
+pub fn alert_given_up(at: Wall, channel: &str, title: &str, tries: u32, why: &str) -> Event {
+    let detail = json!({ "title": title, "tries": tries, "why": why });
+    event(at, OUTLAY, "alert_given_up", channel.to_owned(), detail)
 }

@@ -7,7 +7,8 @@ use crate::policy::budget::Window;
 use crate::policy::drift::Drift;
 use crate::types::catalogue::Prices;
 pub use crate::types::ledger::ProjectSeed;
-use crate::types::ledger::{Project, WindowKind};
+use crate::types::ledger::{Caps, Project, WindowKind};
+use crate::types::price::PriceVersion;
 use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
 
 /// A line of the audit log.
@@ -23,6 +24,17 @@ pub struct Event {
     pub subject: String,
     /// From, to, and why, as JSON.
     pub detail: serde_json::Value,
+}
+
+/// What [`Directory::set_caps`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapsSet {
+    /// They are as wished now.
+    Done,
+    /// Somebody else changed them meanwhile; nothing was done. These they are.
+    Stale(Caps),
+    /// There is no such project.
+    Unknown,
 }
 
 /// Reads and changes of what an admin owns. Every change writes its event in the same transaction.
@@ -46,6 +58,16 @@ pub trait Directory: Send + Sync {
         who: &str,
     ) -> Result<bool, StoreError>;
 
+    /// Sets all caps of a project at once, if they are still those that the caller has `seen`: of two who
+    /// change them at the same time, the second one hears of it. An event for each cap that changes.
+    async fn set_caps(
+        &self,
+        project: &ProjectId,
+        seen: Caps,
+        caps: Caps,
+        who: &str,
+    ) -> Result<CapsSet, StoreError>;
+
     /// Stops a project with a reason, or lets it go on. `false` for an unknown project.
     async fn set_stopped(
         &self,
@@ -54,8 +76,12 @@ pub trait Directory: Send + Sync {
         who: &str,
     ) -> Result<bool, StoreError>;
 
-    /// Records the catalogue's prices and answers each model's version: a new one where it moved.
+    /// Records the catalogue's prices and answers each model's version: a new one where it is not what the
+    /// configuration said last.
     async fn sync_prices(&self, prices: &[(ModelId, Option<Prices>)]) -> Result<Vec<i64>, StoreError>;
+
+    /// Every version of those models that have a planned price, whether or not it has taken effect.
+    async fn planned_prices(&self) -> Result<Vec<PriceVersion>, StoreError>;
 
     /// Models that are stopped, each with its reason.
     async fn quarantined(&self) -> Result<Vec<(ModelId, String)>, StoreError>;

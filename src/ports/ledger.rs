@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
+use crate::policy::restore::{Presumed, Presumption};
 use crate::types::cache::{CacheAnswer, CacheAsk};
 use crate::types::ledger::{
     Begin, BeginRequest, Concluded, Conclusion, Known, ParkRequest, Parked, Resolution, Resolved,
@@ -101,4 +102,9 @@ pub trait Reconcile: Send + Sync {
         who: &str,
         why: &str,
     ) -> Result<Resolved, StoreError>;
+
+    /// Presumes what was spent before a store was put back from a backup, or that it was nothing. Each
+    /// amount is an attempt that counts in every window since then. The account goes on if that is what it
+    /// was stopped for.
+    async fn presume_restored(&self, what: &Presumption) -> Result<Presumed, StoreError>;
 }

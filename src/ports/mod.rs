@@ -2,34 +2,48 @@
 //!
 //! `Err` means "no answer"; a refusal is a value in the answer. No vendor type crosses a port.
 
+pub mod access;
+pub mod alerts;
 pub mod audit;
+pub mod bills;
 pub mod breakers;
+pub mod checkup;
 pub mod clock;
 pub mod directory;
 pub mod evidence;
+pub mod figures;
 pub mod guard;
 pub mod jobs;
 pub mod ledger;
+pub mod letters;
 pub mod observer;
 pub mod outbox;
 pub mod prices;
 pub mod provider;
 pub mod queue;
+pub mod records;
 pub mod reports;
 pub mod shares;
 
+pub use access::{Access, Secrets};
+pub use alerts::Alerts;
+pub use bills::Bills;
 pub use breakers::Breakers;
+pub use checkup::{Checkup, Doctor};
 pub use clock::Clock;
 pub use directory::Directory;
 pub use evidence::Shared;
+pub use figures::Figures;
 pub use guard::GuardBook;
 pub use jobs::Jobs;
 pub use ledger::Ledger;
+pub use letters::Post;
 pub use observer::{Happened, Observer};
 pub use outbox::Outbox;
-pub use prices::PriceSource;
+pub use prices::{PriceBook, PriceSource};
 pub use provider::Provider;
 pub use queue::Queue;
+pub use records::Records;
 pub use reports::Reports;
 pub use shares::Shares;
 

@@ -7,14 +7,20 @@ use crate::policy::drift::Drift;
 use crate::types::guard::GuardTrip;
 use crate::types::ledger::ParkReason;
 use crate::types::{
-    AttemptOutcome, JobKey, JobResult, ModelId, NanoUsd, ProjectId, ProviderId, Route, Status, Usage,
+    AttemptId, AttemptOutcome, Job, JobKey, JobResult, ModelId, NanoUsd, ProviderId, Route, Status, Usage,
+    Wall,
 };
 
 /// Something that happened, after it became durable.
 #[derive(Debug)]
 pub enum Happened<'a> {
     /// A job became terminal.
-    JobEnded(&'a JobResult),
+    JobEnded {
+        /// How.
+        result: &'a JobResult,
+        /// W3C trace context that it came with.
+        traceparent: Option<&'a str>,
+    },
     /// A job came again that had its result already.
     JobKnown(&'a JobKey, Status),
     /// The same job came again while it was being worked on.
@@ -39,8 +45,12 @@ pub enum Happened<'a> {
     },
     /// A call ended and its money is settled.
     CallEnded {
-        /// Who pays.
-        project: &'a ProjectId,
+        /// For which job.
+        job: &'a Job,
+        /// Which call.
+        attempt: AttemptId,
+        /// Which of its job's.
+        attempt_no: u32,
         /// Where it went.
         route: &'a Route,
         /// How it ended.
@@ -51,6 +61,10 @@ pub enum Happened<'a> {
         presumed: NanoUsd,
         /// Tokens, when the provider told them.
         usage: Option<&'a Usage>,
+        /// The name in the answer.
+        model_served: Option<&'a str>,
+        /// When.
+        ended_at: Wall,
         /// How long it took.
         took: Duration,
     },

@@ -140,6 +140,52 @@ pub struct ParkedRow {
     pub since: Wall,
 }
 
+/// Jobs that wait outside the queue for one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitingRow {
+    /// Whose.
+    pub project: ProjectId,
+    /// The cause, as one of them has it.
+    pub reason: ParkReason,
+    /// How many.
+    pub jobs: u64,
+    /// Since when the first of them.
+    pub since: Wall,
+}
+
+impl WaitingRow {
+    /// Adds up rows of the same project and cause: the same window, rule and content, whatever their reasons say
+    /// besides. The most jobs first.
+    #[must_use]
+    pub fn by_cause(rows: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut merged: Vec<Self> = Vec::new();
+        for row in rows {
+            let is_same =
+                |known: &&mut Self| known.project == row.project && same_cause(&known.reason, &row.reason);
+            match merged.iter_mut().find(is_same) {
+                Some(known) => {
+                    known.jobs += row.jobs;
+                    known.since = known.since.min(row.since);
+                }
+                None => merged.push(row),
+            }
+        }
+        merged.sort_by(|a, b| (b.jobs, &a.project, a.since).cmp(&(a.jobs, &b.project, b.since)));
+        merged
+    }
+}
+
+fn same_cause(a: &ParkReason, b: &ParkReason) -> bool {
+    match (a, b) {
+        (ParkReason::Cap(a), ParkReason::Cap(b)) => a.window == b.window,
+        (ParkReason::NeverFits { window: a, .. }, ParkReason::NeverFits { window: b, .. }) => a == b,
+        (ParkReason::Guard { rule: a, key: x, .. }, ParkReason::Guard { rule: b, key: y, .. }) => {
+            (a, x) == (b, y)
+        }
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
 /// Everything known of one job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobHistory {
@@ -222,6 +268,9 @@ pub trait Reports: Send + Sync {
 
     /// Jobs that wait outside the queue, the longest first.
     async fn parked(&self, project: Option<&ProjectId>) -> Result<Vec<ParkedRow>, StoreError>;
+
+    /// Jobs that wait outside the queue, counted by cause; the most first.
+    async fn waiting(&self, project: Option<&ProjectId>) -> Result<Vec<WaitingRow>, StoreError>;
 
     /// Attempts whose bill is unknown, the oldest first.
     async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError>;

@@ -7,10 +7,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelId, PicoUsdPerToken, ProviderId};
+use super::{ModelId, PicoUsdPerToken, ProviderId, Wall};
 
 /// How capable a model is, as its owner ranks it; a task's floor is compared with it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// Cheap and quick.
@@ -23,7 +36,7 @@ pub enum Tier {
 }
 
 /// How a model's tokenizer bounds the tokens of a text we can only count in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tokenizer {
     /// Byte-level BPE: a token is at least one byte of the body.
@@ -87,10 +100,23 @@ pub struct Sale {
     pub hours: Option<Hours>,
     /// What its model cannot do.
     pub lacks: Vec<Feature>,
+    /// Prices that take effect later, or did a moment ago, in that order.
+    pub changes: Vec<PriceChange>,
+}
+
+/// A planned price and when it takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PriceChange {
+    /// The first instant at which it holds.
+    pub from: Wall,
+    /// Its version in the store.
+    pub version: i64,
+    /// What holds from then on.
+    pub prices: Prices,
 }
 
 /// How urgently a provider works on a request, and at which price.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceTier {
     /// The usual.
@@ -101,7 +127,9 @@ pub enum ServiceTier {
 }
 
 /// What some models cannot do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Feature {
     /// Answers that fit a JSON schema given with the request.

@@ -143,7 +143,7 @@ impl Quality {
 }
 
 /// How far jobs keep to one model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PinBy {
     /// Each job goes where it is best off.

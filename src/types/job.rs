@@ -30,6 +30,14 @@ pub struct Job {
     pub source: Option<Arc<Source>>,
 }
 
+impl Job {
+    /// The W3C trace context that it came with.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.source.as_deref()?.traceparent.as_deref()
+    }
+}
+
 /// A job as it came over a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -226,7 +234,20 @@ impl Deadline {
 }
 
 /// The lane a job travels in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Somebody waits.

@@ -43,7 +43,7 @@ impl WindowKind {
 }
 
 /// What a project does with a job that no longer fits its cap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnCap {
     /// Keep it until there is room.

@@ -4,6 +4,8 @@
 //! crate. A unit has its own newtype, and a number that reaches a person or a file goes through
 //! that newtype's text form.
 
+pub mod access;
+pub mod alert;
 pub mod cache;
 pub mod catalogue;
 pub mod evidence;
@@ -14,6 +16,7 @@ pub mod job;
 pub mod ledger;
 pub mod money;
 pub mod outcome;
+pub mod price;
 pub mod route;
 pub mod time;
 pub mod tokens;

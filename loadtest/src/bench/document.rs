@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use outlay_loadtest::report::{Report, Table};
 
 use super::embedded::Figures;
+use super::overview::Overview;
 use super::scale::Scale;
 use crate::fairness::Fairness;
 use crate::fleet::{Latency, Throughput};
@@ -27,12 +28,20 @@ pub(super) enum Part {
     Inflight,
     Embedded,
     Scale,
+    Overview,
     Policies,
 }
 
 impl Part {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Throughput, Self::Overhead, Self::Inflight, Self::Embedded, Self::Scale, Self::Policies];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Throughput,
+        Self::Overhead,
+        Self::Inflight,
+        Self::Embedded,
+        Self::Scale,
+        Self::Overview,
+        Self::Policies,
+    ];
 }
 
 /// The figures as Markdown, and the pictures that go with them.
@@ -151,6 +160,26 @@ impl Document {
                 size.rows, size.jobs_per_second, size.worker_cpu_us_per_job, size.database_cpu_us_per_job
             ));
         }
+    }
+
+    pub(super) fn overview(&mut self, found: &Overview, look_max_ms: f64, watched_min: f64) {
+        self.head("Overview", "outlay-loadtest bench --only overview");
+        self.held &= found.p95_ms <= look_max_ms && found.ratio() >= watched_min;
+        self.line(&format!(
+            "Everything that a page over all projects shows, with {} calls of sixty days in Postgres; the sums of all \
+             of them were made once in {:.1} s.\n",
+            found.rows, found.catch_up_s
+        ));
+        self.line(&format!(
+            "- One look while nothing else runs: p50 {:.1} ms, p95 {:.1} ms (at most {look_max_ms:.0})",
+            found.p50_ms, found.p95_ms
+        ));
+        self.line(&format!(
+            "- The fleet while somebody looks every 2 s: {:.0} of {:.0} jobs/s, {:.3} of it (at least {watched_min})",
+            found.watched,
+            found.alone,
+            found.ratio()
+        ));
     }
 
     pub(super) fn policies(&mut self, report: &Report) {

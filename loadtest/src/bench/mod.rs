@@ -2,6 +2,7 @@
 
 mod document;
 mod embedded;
+mod overview;
 mod scale;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use outlay_loadtest::trace::Shape;
 use self::document::{Document, Part};
 use self::embedded::Embedded;
 pub(crate) use self::embedded::fsync_p50_us;
+use self::overview::overview;
 use self::scale::scale;
 use crate::fairness::fairness;
 use crate::fleet::{latency, throughput};
@@ -22,6 +24,9 @@ use crate::inflight::inflight;
 
 /// What a job may cost more on the largest tables than on the smallest.
 const DEARER_MAX: f64 = 1.20;
+/// What the overview may take at the 95th percentile, and what it has to leave of the fleet's speed.
+const LOOK_MAX_MS: f64 = 150.0;
+const WATCHED_MIN: f64 = 0.95;
 /// The least part of the bare pipeline's speed.
 const RATIO_MIN: f64 = 0.75;
 
@@ -120,6 +125,14 @@ impl Bench {
                     sizes.push(runtime.block_on(scale(outlay, *rows, self.jobs))?);
                 }
                 document.scale(&sizes, DEARER_MAX);
+            }
+            Part::Overview => {
+                let rows = self.rows.iter().copied().max().unwrap_or(0);
+                document.overview(
+                    &runtime.block_on(overview(outlay, rows, self.jobs))?,
+                    LOOK_MAX_MS,
+                    WATCHED_MIN,
+                );
             }
             Part::Policies => {
                 let Some(trace) = &self.trace else {

@@ -287,7 +287,7 @@ impl Observer for Watch {
     fn hear(&self, happened: &Happened<'_>) {
         let stage = &self.0;
         match happened {
-            Happened::JobEnded(result) => {
+            Happened::JobEnded { result, .. } => {
                 let n = result.id.as_str().parse().unwrap_or(usize::MAX);
                 let code = result.error.as_ref().map(|error| error.code);
                 let is_invalid = code == Some(ErrorCode::InvalidOutput);

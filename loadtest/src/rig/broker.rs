@@ -10,7 +10,7 @@ use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
     QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
 /// Half a kilobyte and more of mail, as in a real inbox.
@@ -61,11 +61,20 @@ impl Jobs {
     /// # Errors
     /// When the broker does not take it.
     pub async fn send_to(&self, lane: &str, id: &str, body: &[u8]) -> Result<()> {
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_message_id(id.into())
-            .with_content_type("application/json".into())
-            .with_type("outlay.job.v1".into());
+        self.publish(lane, id, body, properties(id)).await
+    }
+
+    /// As [`Jobs::send`], as part of a trace.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub async fn send_traced(&self, id: &str, body: &str, traceparent: &str) -> Result<()> {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+        self.publish("standard", id, body.as_bytes(), properties(id).with_headers(headers)).await
+    }
+
+    async fn publish(&self, lane: &str, id: &str, body: &[u8], properties: BasicProperties) -> Result<()> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let exchange = format!("{}jobs", self.prefix);
         let confirm = self
@@ -94,6 +103,14 @@ impl Jobs {
         }
         Ok(())
     }
+}
+
+fn properties(id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id(id.into())
+        .with_content_type("application/json".into())
+        .with_type("outlay.job.v1".into())
 }
 
 /// Hears every result of a rig.

@@ -9,12 +9,14 @@ use crate::policy::book::Payer;
 use crate::policy::budget::Window;
 use crate::policy::drift::Drift;
 use crate::policy::gate;
+use crate::policy::restore::{Presumed, Presumption};
 use crate::policy::text::without_nul;
-use crate::ports::directory::{Event, ProjectSeed};
+use crate::ports::directory::{CapsSet, Event, ProjectSeed};
 use crate::ports::ledger::Reconcile;
 use crate::ports::{Directory, StoreError, audit};
 use crate::types::catalogue::Prices;
-use crate::types::ledger::{HoldState, Project, Resolution, Resolved, WindowKind};
+use crate::types::ledger::{Caps, HoldState, Project, Resolution, Resolved, WindowKind};
+use crate::types::price::PriceVersion;
 use crate::types::{AttemptId, Bill, ModelId, NanoUsd, ProjectId};
 
 #[async_trait]
@@ -95,6 +97,33 @@ impl Directory for Memory {
         Ok(true)
     }
 
+    async fn set_caps(
+        &self,
+        project: &ProjectId,
+        seen: Caps,
+        caps: Caps,
+        who: &str,
+    ) -> Result<CapsSet, StoreError> {
+        let is_account = project.as_str() == ProjectId::ACCOUNT;
+        let standing = {
+            let state = self.state();
+            match state.payers.get(project) {
+                Some(payer) => payer.project.caps,
+                None if is_account => Caps::default(),
+                None => return Ok(CapsSet::Unknown),
+            }
+        };
+        if standing != seen {
+            return Ok(CapsSet::Stale(standing));
+        }
+        for kind in WindowKind::STANDING {
+            if standing.get(kind) != caps.get(kind) {
+                self.set_cap(project, kind, caps.get(kind), who).await?;
+            }
+        }
+        Ok(CapsSet::Done)
+    }
+
     async fn set_stopped(
         &self,
         project: &ProjectId,
@@ -118,20 +147,11 @@ impl Directory for Memory {
     async fn sync_prices(&self, prices: &[(ModelId, Option<Prices>)]) -> Result<Vec<i64>, StoreError> {
         let now = self.now();
         let mut state = self.state();
-        let mut versions = Vec::with_capacity(prices.len());
-        for (model, price) in prices {
-            let version = match state.prices.get(model).copied() {
-                None => 1,
-                Some((version, was)) if was == *price => version,
-                Some((version, was)) => {
-                    state.events.push(audit::price_changed(now, model, version + 1, was, *price));
-                    version + 1
-                }
-            };
-            state.prices.insert(model.clone(), (version, *price));
-            versions.push(version);
-        }
-        Ok(versions)
+        Ok(prices.iter().map(|(model, price)| state.sync_price(model, *price, now)).collect())
+    }
+
+    async fn planned_prices(&self) -> Result<Vec<PriceVersion>, StoreError> {
+        Ok(self.state().planned_prices())
     }
 
     async fn quarantined(&self) -> Result<Vec<(ModelId, String)>, StoreError> {
@@ -224,6 +244,11 @@ impl Reconcile for Memory {
         state.events.push(event);
         state.settle(attempt, bill, now);
         Ok(Resolved::Closed)
+    }
+
+    /// There is no backup of memory.
+    async fn presume_restored(&self, _what: &Presumption) -> Result<Presumed, StoreError> {
+        Ok(Presumed::NotRestored)
     }
 }
 

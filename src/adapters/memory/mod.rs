@@ -13,6 +13,7 @@ mod guard;
 mod jobs;
 mod ledger;
 mod outbox;
+mod prices;
 mod reports;
 mod shares;
 
@@ -31,17 +32,19 @@ use crate::policy::book::{Book, Payer};
 use crate::policy::breaker::shared::{BreakerKey, BreakerRow};
 use crate::policy::budget::{self, Window};
 use crate::policy::gate::{self, JobState};
+use crate::policy::price::table::Table;
 use crate::policy::shares::{LimitKey, Row as Share};
 use crate::policy::text::storable_result;
 use crate::ports::directory::Event;
 use crate::ports::ledger::{Opened, SessionSpec};
 use crate::ports::outbox::{Outgoing, OutgoingMessage};
+use crate::ports::prices::TableInfo;
 use crate::ports::reports::{AttemptRow, ParkedRow};
 use crate::ports::{Clock, StoreError, audit};
-use crate::types::catalogue::Prices;
 use crate::types::evidence::{Figures, Pin, PinScope};
 use crate::types::job::{Class, Source};
 use crate::types::ledger::HoldState;
+use crate::types::price::PriceVersion;
 use crate::types::{
     AttemptId, AttemptOutcome, Bill, JobKey, JobResult, ModelId, NanoUsd, ProjectId, Status, TaskId, Wall,
     WindowId, WorkerId,
@@ -73,7 +76,10 @@ struct State {
     cache_hits: BTreeMap<JobKey, cache::CacheHit>,
     outbox: BTreeMap<i64, Post>,
     outbox_seq: i64,
-    prices: HashMap<ModelId, (i64, Option<Prices>)>,
+    /// Each model's versions, the oldest first.
+    prices: HashMap<ModelId, Vec<PriceVersion>>,
+    /// Imported price tables, the oldest first.
+    tables: Vec<(TableInfo, Table)>,
     stopped_models: BTreeMap<ModelId, String>,
     events: Vec<Event>,
     guard: guard::Rows,

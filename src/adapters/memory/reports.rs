@@ -10,6 +10,7 @@ use crate::policy::gate::LINE;
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
     AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
+    WaitingRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::ledger::HoldState;
@@ -96,6 +97,16 @@ impl Reports for Memory {
         let mut rows: Vec<_> = waiting.filter(of_project).cloned().collect();
         rows.sort_by(|a, b| (a.since, &a.job).cmp(&(b.since, &b.job)));
         Ok(rows)
+    }
+
+    async fn waiting(&self, project: Option<&ProjectId>) -> Result<Vec<WaitingRow>, StoreError> {
+        let one = |row: ParkedRow| WaitingRow {
+            project: row.job.project,
+            reason: row.reason,
+            jobs: 1,
+            since: row.since,
+        };
+        Ok(WaitingRow::by_cause(self.parked(project).await?.into_iter().map(one)))
     }
 
     async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError> {

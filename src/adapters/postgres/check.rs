@@ -36,7 +36,7 @@ pub(super) async fn check(conn: &mut PgConnection) -> Sql<Vec<Finding>> {
 }
 
 /// A rule, and a query for `(subject, message)` of whatever breaks it.
-const RULES: [(&str, &str); 9] = [
+const RULES: [(&str, &str); 11] = [
     (
         "ceiling",
         "SELECT project_id || ' ' || kind || ' window ' || window_id, 'committed ' || (held + spent + presumed) \
@@ -103,11 +103,66 @@ const RULES: [(&str, &str); 9] = [
          WHERE r.generation = (SELECT max(generation) FROM outlay.job j \
            WHERE j.project_id = p.project_id AND j.job_id = p.job_id)",
     ),
+    (
+        "rollup_days",
+        "SELECT s.project_id || ' ' || s.task || ' ' || s.provider || '/' || s.model || ' on ' \
+           || to_char(outlay.instant(s.day) AT TIME ZONE 'UTC', 'YYYY-MM-DD'), \
+           'the day and its hours differ by ' || s.attempts || ' attempts, ' || s.money[1] || ' spent, ' || s.money[2] \
+           || ' presumed, ' || s.money[3] || ' held, in nano-USD' \
+         FROM (SELECT t.day, t.project_id, t.task, t.provider, t.model, sum(t.sign * t.attempts) AS attempts, \
+             ARRAY[sum(t.sign * t.spent), sum(t.sign * t.presumed), sum(t.sign * t.held), \
+               sum(t.sign * t.overshoot), sum(t.sign * t.running), sum(t.sign * t.voided), \
+               sum(t.sign * t.input_tokens), sum(t.sign * t.cached_input_tokens), \
+               sum(t.sign * t.cache_write_tokens), sum(t.sign * t.output_tokens), \
+               sum(t.sign * t.reasoning_tokens)] AS money \
+           FROM ( \
+             SELECT d.hour AS day, 1 AS sign, d.* FROM outlay.spend_day d \
+             UNION ALL \
+             SELECT h.hour - h.hour % 86400000000, -1, h.* FROM outlay.spend_hour h) t \
+           GROUP BY 1, 2, 3, 4, 5) s \
+         WHERE s.attempts <> 0 OR s.money <> '{0,0,0,0,0,0,0,0,0,0,0}' ORDER BY 1",
+    ),
+    (
+        "rollup_sums",
+        // What is taken in is the attempts that are through, what is remembered of those that are not, and
+        // what has been purged.
+        "SELECT s.project_id || ' ' || s.task || ' ' || s.provider || '/' || s.model || ' in the hour from ' \
+           || to_char(outlay.instant(s.hour) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), \
+           'the sums are off by ' || s.attempts || ' attempts, ' || s.money[1] || ' spent, ' || s.money[2] \
+           || ' presumed, ' || s.money[3] || ' held, in nano-USD, and ' || s.tokens || ' tokens' \
+         FROM (SELECT t.hour, t.project_id, t.task, t.provider, t.model, sum(t.attempts) AS attempts, \
+             ARRAY[sum(t.spent), sum(t.presumed), sum(t.held), sum(t.overshoot)] AS money, \
+             sum(t.input_tokens + t.output_tokens) AS tokens, \
+             ARRAY[sum(t.running), sum(t.voided), sum(t.input_tokens), sum(t.cached_input_tokens), \
+               sum(t.cache_write_tokens), sum(t.output_tokens), sum(t.reasoning_tokens)] AS rest \
+           FROM ( \
+             SELECT h.* FROM outlay.spend_hour h \
+             UNION ALL \
+             SELECT x.hour, x.project_id, x.task, x.provider, x.model, -x.attempts, -x.running, -x.voided, -x.spent, \
+               -x.presumed, -x.held, -x.overshoot, -x.input_tokens, -x.cached_input_tokens, -x.cache_write_tokens, \
+               -x.output_tokens, -x.reasoning_tokens \
+             FROM ( \
+               SELECT p.* FROM outlay.spend_hour_purged p \
+               UNION ALL \
+               SELECT o.hour, o.project_id, o.task, o.provider, o.model, o.attempts, o.running, o.voided, o.spent, \
+                 o.presumed, o.held, o.overshoot, o.input_tokens, o.cached_input_tokens, o.cache_write_tokens, \
+                 o.output_tokens, o.reasoning_tokens FROM outlay.rollup_open o \
+               UNION ALL \
+               SELECT a.hour, a.project_id, a.task, a.provider, a.model, a.attempts, a.running, a.voided, a.spent, \
+                 a.presumed, a.held, a.overshoot, a.input_tokens, a.cached_input_tokens, a.cache_write_tokens, \
+                 a.output_tokens, a.reasoning_tokens FROM outlay.attempt_sum a \
+               WHERE a.begun_at < (SELECT r.rolled_to FROM outlay.rollup r) \
+                 AND NOT EXISTS (SELECT 1 FROM outlay.rollup_open o WHERE o.job_id = a.job_id \
+                   AND o.project_id = a.project_id AND o.attempt_id = a.attempt_id)) x) t \
+           GROUP BY 1, 2, 3, 4, 5) s \
+         WHERE s.attempts <> 0 OR s.money <> '{0,0,0,0}' OR s.rest <> '{0,0,0,0,0,0,0}' ORDER BY 1",
+    ),
 ];
 
 /// Everything that must hold within and between the tables.
 pub(super) async fn verify(conn: &mut PgConnection) -> Sql<Vec<Finding>> {
     let mut findings = check(conn).await?;
+    findings.extend(super::restore::findings(conn).await?);
     for (rule, sql) in RULES {
         for row in sqlx::query(sql).fetch_all(&mut *conn).await? {
             findings.push(Finding {

@@ -3,22 +3,23 @@
 //! Whoever listens hears of a change by the triggers of the tables, when it is committed.
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::facts::{self, change, look};
 use super::open::Store;
+use super::prices;
 use super::rows::{self, window_columns};
 use super::trouble::Sql;
 use crate::policy::book::Payer;
 use crate::policy::budget::Window;
 use crate::policy::drift::Drift;
 use crate::policy::text::without_nul;
-use crate::ports::directory::{Event, ProjectSeed};
+use crate::ports::directory::{CapsSet, Event, ProjectSeed};
 use crate::ports::{Directory, StoreError, audit};
 use crate::types::catalogue::Prices;
 use crate::types::ledger::{Caps, OnCap, Project, WindowKind};
-use crate::types::{ModelId, NanoUsd, PicoUsdPerToken, ProjectId, Wall};
+use crate::types::price::PriceVersion;
+use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
 
 #[async_trait]
 impl Directory for Store {
@@ -85,6 +86,37 @@ impl Directory for Store {
         })
     }
 
+    async fn set_caps(
+        &self,
+        project: &ProjectId,
+        seen: Caps,
+        caps: Caps,
+        who: &str,
+    ) -> Result<CapsSet, StoreError> {
+        change!(self, |tx, now| {
+            let Some(payer) = facts::payer(tx, project).await? else {
+                return Ok(CapsSet::Unknown);
+            };
+            let standing = payer.project.caps;
+            if standing != seen {
+                return Ok(CapsSet::Stale(standing));
+            }
+            if standing != caps {
+                mention(tx, project, now).await?;
+                open_windows(tx, project, now).await?;
+            }
+            for kind in WindowKind::STANDING {
+                let (from, to) = (standing.get(kind), caps.get(kind));
+                if from != to {
+                    write_cap(tx, project, kind, to, now).await?;
+                    let event = audit::cap_set(now, &without_nul(who), project, kind, from, to);
+                    facts::log(tx, &event).await?;
+                }
+            }
+            CapsSet::Done
+        })
+    }
+
     async fn set_stopped(
         &self,
         project: &ProjectId,
@@ -108,10 +140,14 @@ impl Directory for Store {
         change!(self, |tx, now| {
             let mut versions = Vec::with_capacity(prices.len());
             for (model, price) in prices {
-                versions.push(sync_price(tx, model, *price, now).await?);
+                versions.push(prices::sync(tx, model, *price, now).await?);
             }
             versions
         })
+    }
+
+    async fn planned_prices(&self) -> Result<Vec<PriceVersion>, StoreError> {
+        prices::planned(self).await
     }
 
     async fn quarantined(&self) -> Result<Vec<(ModelId, String)>, StoreError> {
@@ -256,44 +292,4 @@ async fn is_known_drift(tx: &mut PgConnection, model: &ModelId, drift: &Drift) -
     let query = sqlx::query(sql).bind(model.as_str()).bind(audit::MODEL_DRIFT).bind(audit::MODEL_RELEASED);
     let known = query.bind(drift.kind.as_str()).bind(&drift.value).fetch_optional(tx).await?;
     Ok(known.is_some())
-}
-
-async fn sync_price(tx: &mut PgConnection, model: &ModelId, price: Option<Prices>, now: Wall) -> Sql<i64> {
-    let sql = "SELECT version, input, cached_input, cache_write, output FROM outlay.model_price \
-               WHERE model = $1 ORDER BY version DESC LIMIT 1";
-    let newest = sqlx::query(sql).bind(model.as_str()).fetch_optional(&mut *tx).await?;
-    let (version, moved_from) = match newest {
-        None => (1, None),
-        Some(row) => {
-            let column =
-                |at: usize| row.try_get::<Option<i64>, _>(at).map(|price| price.map(PicoUsdPerToken));
-            let was = match (column(1)?, column(2)?, column(3)?, column(4)?) {
-                (Some(input), Some(cached_input), Some(cache_write), Some(output)) => {
-                    Some(Prices { input, cached_input, cache_write, output })
-                }
-                _ => None,
-            };
-            let version: i64 = row.try_get(0)?;
-            if was == price {
-                return Ok(version);
-            }
-            (version + 1, Some(was))
-        }
-    };
-    let sql = "INSERT INTO outlay.model_price (model, version, input, cached_input, cache_write, output, since) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    sqlx::query(sql)
-        .bind(model.as_str())
-        .bind(version)
-        .bind(price.map(|price| price.input.0))
-        .bind(price.map(|price| price.cached_input.0))
-        .bind(price.map(|price| price.cache_write.0))
-        .bind(price.map(|price| price.output.0))
-        .bind(now.0)
-        .execute(&mut *tx)
-        .await?;
-    if let Some(was) = moved_from {
-        facts::log(tx, &audit::price_changed(now, model, version, was, price)).await?;
-    }
-    Ok(version)
 }

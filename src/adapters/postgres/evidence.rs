@@ -27,12 +27,13 @@ macro_rules! apart {
                 Ok($body)
             };
             let done = done.await;
-            let done = facts::end(&mut conn, done).await;
+            let done = $crate::adapters::postgres::facts::end(&mut conn, done).await;
             desk.put(conn, done)
         };
         done.await.map_err(|error: sqlx::Error| $store.told(&error))
     }};
 }
+pub(super) use apart;
 
 #[async_trait]
 impl Shared for Store {

@@ -1,5 +1,7 @@
 //! What is done to jobs from outside their own life.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -11,7 +13,7 @@ use super::{guard, park, purge, release, rows};
 use crate::policy::cancel::{self, Call};
 use crate::policy::text::{storable_key, storable_result, without_nul};
 use crate::ports::jobs::{Cancel, JobFilter, JobRow, JobState, Purged, ReleaseFilter, Retention};
-use crate::ports::{Jobs, StoreError, audit};
+use crate::ports::{Access as _, Figures as _, Jobs, StoreError, audit};
 use crate::types::{JobId, JobKey, JobResult, ProjectId, Status, TaskId, Wall};
 
 #[async_trait]
@@ -91,6 +93,9 @@ impl Jobs for Store {
         let payloads = change!(self, |tx, _at| purge::payloads(tx, keep, now, limit).await?)?;
         let results = change!(self, |tx, _at| purge::results(tx, now - keep.result, limit).await?)?;
         change!(self, |tx, _at| purge::cache(tx, now - keep.result, now, limit).await?)?;
+        self.tidy().await?;
+        // What is not in the sums yet is not thrown away.
+        self.roll(Duration::ZERO).await?;
         let attempts = change!(self, |tx, _at| purge::attempts(tx, now - keep.attempt, now, limit).await?)?;
         Ok(Purged { payloads, results, attempts })
     }
@@ -187,7 +192,7 @@ async fn list(conn: &mut PgConnection, filter: &JobFilter, limit: u32) -> Sql<Ve
     query.fetch_all(conn).await?.iter().map(job_row).collect()
 }
 
-fn job_row(row: &PgRow) -> Sql<JobRow> {
+pub(super) fn job_row(row: &PgRow) -> Sql<JobRow> {
     let state = match row.try_get(5)? {
         "open" => JobState::Open,
         "parked" => JobState::Parked,

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSs
 use sqlx::{ConnectOptions, Connection};
 
 use super::trouble::Sql;
+use crate::policy::restore;
 
 const PAUSE_MIN_MS: u64 = 100;
 const PAUSE_MAX_MS: u64 = 2_000;
@@ -64,7 +65,11 @@ impl Dialer {
         if crate::mutants::Mutant::AsynchronousCommit.lives() {
             return options.options([("synchronous_commit", "off")]).connect().await;
         }
-        options.connect().await
+        let mut conn = options.connect().await?;
+        // Before anything of money: this may be another database than the last time.
+        let notice = sqlx::query("SELECT outlay.notice_place($1)").bind(restore::STOP_REASON);
+        notice.execute(&mut conn).await?;
+        Ok(conn)
     }
 }
 

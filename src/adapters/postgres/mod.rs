@@ -5,15 +5,20 @@
 //! ledger and one for the outbox. A lost connection is made again for as long as it takes; whoever
 //! asked waits. What a lost connection leaves unknown is never taken for a permission.
 
+mod access;
+mod alerts;
 mod begin;
+mod bills;
 mod breakers;
 mod cache;
 mod check;
+mod checkup;
 mod conclude;
 mod desk;
 mod directory;
 mod evidence;
 mod facts;
+mod figures;
 mod guard;
 mod jobs;
 mod link;
@@ -23,10 +28,13 @@ mod mutants;
 mod open;
 mod outbox;
 mod park;
+mod prices;
 mod purge;
+mod records;
 mod release;
 mod reports;
 mod resolve;
+mod restore;
 mod rows;
 mod session;
 mod shares;

@@ -47,15 +47,34 @@ pub(super) async fn cache(tx: &mut PgConnection, before: Wall, now: Wall, limit:
     Ok(())
 }
 
-/// Attempts of purged jobs whose bill is known and whose windows are over. A window without end
-/// remembers how much of what it has spent cannot be looked up any more.
+/// Attempts of purged jobs whose bill is known and whose windows are over, once they are in the sums by the
+/// hour for good. A window without end remembers how much of what it has spent cannot be looked up any
+/// more, and so do the sums.
 pub(super) async fn attempts(tx: &mut PgConnection, before: Wall, now: Wall, limit: u32) -> Sql<u64> {
     let sql = "WITH old AS ( \
                  SELECT a.project_id, a.job_id, a.attempt_id FROM outlay.attempt a \
-                 WHERE a.begun_at < $1 AND a.generation <= 0 AND a.state IN ('settled', 'void') \
+                 WHERE a.begun_at < least($1, (SELECT r.rolled_to FROM outlay.rollup r)) AND a.generation <= 0 \
+                   AND a.state IN ('settled', 'void') \
                    AND NOT EXISTS (SELECT 1 FROM outlay.budget_window w \
                      WHERE w.window_id = ANY (a.windows) AND w.ends_at > $2) \
+                   AND NOT EXISTS (SELECT 1 FROM outlay.rollup_open o WHERE o.project_id = a.project_id \
+                     AND o.job_id = a.job_id AND o.attempt_id = a.attempt_id) \
                  ORDER BY a.begun_at, a.attempt_id LIMIT $3 \
+               ), sums AS ( \
+                 INSERT INTO outlay.spend_hour_purged AS h \
+                 SELECT s.hour, s.project_id, s.task, s.provider, s.model, sum(s.attempts), sum(s.running), \
+                   sum(s.voided), sum(s.spent), sum(s.presumed), sum(s.held), sum(s.overshoot), \
+                   sum(s.input_tokens), sum(s.cached_input_tokens), sum(s.cache_write_tokens), \
+                   sum(s.output_tokens), sum(s.reasoning_tokens) \
+                 FROM old o JOIN outlay.attempt_sum s USING (job_id, project_id, attempt_id) GROUP BY 1, 2, 3, 4, 5 \
+                 ON CONFLICT (hour, project_id, task, provider, model) DO UPDATE SET \
+                   attempts = h.attempts + excluded.attempts, voided = h.voided + excluded.voided, \
+                   spent = h.spent + excluded.spent, overshoot = h.overshoot + excluded.overshoot, \
+                   input_tokens = h.input_tokens + excluded.input_tokens, \
+                   cached_input_tokens = h.cached_input_tokens + excluded.cached_input_tokens, \
+                   cache_write_tokens = h.cache_write_tokens + excluded.cache_write_tokens, \
+                   output_tokens = h.output_tokens + excluded.output_tokens, \
+                   reasoning_tokens = h.reasoning_tokens + excluded.reasoning_tokens \
                ), gone AS ( \
                  DELETE FROM outlay.attempt a USING old o \
                  WHERE a.project_id = o.project_id AND a.job_id = o.job_id AND a.attempt_id = o.attempt_id \

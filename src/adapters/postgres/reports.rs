@@ -11,6 +11,7 @@ use super::{check, rows, spend};
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
     AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
+    WaitingRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::{AttemptId, JobId, JobKey, JobResult, ProjectId, Wall};
@@ -33,6 +34,7 @@ macro_rules! attempt_columns {
          a.explanation"
     };
 }
+pub(super) use attempt_columns;
 
 #[async_trait]
 impl Reports for Store {
@@ -74,6 +76,20 @@ impl Reports for Store {
                        ORDER BY since, project_id, job_id";
             let found = sqlx::query(sql).bind(project.map(ProjectId::as_str)).fetch_all(conn).await?;
             found.iter().map(parked_row).collect()
+        })
+    }
+
+    async fn waiting(&self, project: Option<&ProjectId>) -> Result<Vec<WaitingRow>, StoreError> {
+        look!(self, |conn| async {
+            // Reasons that differ in their times or leaders only are one row here; what the guard holds is told
+            // apart by all that its reason says. The tag stands first in every reason.
+            let sql = "SELECT project_id, min(reason), count(*), min(since) FROM outlay.parked \
+                       WHERE released_at IS NULL AND ($1::text IS NULL OR project_id = $1) \
+                       GROUP BY project_id, CASE WHEN reason LIKE '{\"why\":\"guard\"%' THEN reason \
+                         WHEN reason LIKE '{\"why\":\"following\"%' THEN '' \
+                         ELSE split_part(reason, ',', 1) || split_part(reason, ',', 2) END";
+            let found = sqlx::query(sql).bind(project.map(ProjectId::as_str)).fetch_all(conn).await?;
+            Ok(WaitingRow::by_cause(found.iter().map(waiting_row).collect::<Sql<Vec<_>>>()?))
         })
     }
 
@@ -180,7 +196,16 @@ fn parked_row(row: &PgRow) -> Sql<ParkedRow> {
     })
 }
 
-fn attempt_row(row: &PgRow) -> Sql<AttemptRow> {
+fn waiting_row(row: &PgRow) -> Sql<WaitingRow> {
+    Ok(WaitingRow {
+        project: row.try_get::<&str, _>(0)?.into(),
+        reason: rows::from_json(row.try_get(1)?)?,
+        jobs: rows::count(row.try_get::<i64, _>(2)?)?,
+        since: Wall(row.try_get(3)?),
+    })
+}
+
+pub(super) fn attempt_row(row: &PgRow) -> Sql<AttemptRow> {
     Ok(AttemptRow {
         attempt: AttemptId(row.try_get(2)?),
         job: rows::key(row)?,

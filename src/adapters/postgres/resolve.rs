@@ -10,6 +10,7 @@ use super::facts::{self, change};
 use super::open::Store;
 use super::rows;
 use super::trouble::Sql;
+use crate::policy::restore::{Presumed, Presumption};
 use crate::policy::text::without_nul;
 use crate::policy::{budget, gate};
 use crate::ports::ledger::Reconcile;
@@ -78,6 +79,10 @@ impl Reconcile for Store {
             }
             Resolved::Closed
         })
+    }
+
+    async fn presume_restored(&self, what: &Presumption) -> Result<Presumed, StoreError> {
+        change!(self, |tx, now| super::restore::presume(tx, what, now).await?)
     }
 }
 

@@ -31,13 +31,24 @@ pub enum Which {
     All,
     /// Those with these ids.
     Ids(Vec<String>),
+    /// Those of one project; of these ids, unless none is named.
+    Project {
+        /// As the message says beside its body; one that says nothing is nobody's.
+        project: String,
+        /// Which.
+        ids: Vec<String>,
+    },
 }
 
 impl Which {
-    fn holds(&self, id: Option<&str>) -> bool {
+    fn holds(&self, project: Option<&str>, id: Option<&str>) -> bool {
+        let named = |ids: &[String]| id.is_some_and(|id| ids.iter().any(|other| other == id));
         match self {
             Self::All => true,
-            Self::Ids(ids) => id.is_some_and(|id| ids.iter().any(|other| other == id)),
+            Self::Ids(ids) => named(ids),
+            Self::Project { project: own, ids } => {
+                project == Some(own.as_str()) && (ids.is_empty() || named(ids))
+            }
         }
     }
 }
@@ -119,7 +130,7 @@ impl DeadLetters {
                 } else {
                     last = Some(message.delivery.delivery_tag);
                 }
-                if which.holds(carried.message_id.as_ref().map(|id| id.as_str())) {
+                if which.holds(carried.project(), carried.message_id.as_ref().map(|id| id.as_str())) {
                     all.push(letter(lane, &carried, message));
                 }
             }
@@ -163,8 +174,9 @@ impl DeadLetters {
         let channel = self.confirming().await?;
         let mut taken = 0;
         let mut missing: Option<HashSet<&str>> = match which {
-            Which::All => None,
             Which::Ids(ids) => Some(ids.iter().map(String::as_str).collect()),
+            // A project may have an id several times over, and so may all.
+            Which::All | Which::Project { .. } => None,
         };
         for lane in LANES {
             // Read once through: what is dead-lettered again meanwhile is for the next time.
@@ -178,7 +190,7 @@ impl DeadLetters {
                 let tag = message.delivery.delivery_tag;
                 let carried = Carried::read(&message.delivery.properties, true);
                 let id = carried.message_id.as_ref().map(|id| id.as_str());
-                if !which.holds(id) {
+                if !which.holds(carried.project(), id) {
                     kept = Some(tag);
                     continue;
                 }

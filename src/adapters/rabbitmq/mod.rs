@@ -13,6 +13,7 @@ mod acks;
 mod confirms;
 mod consume;
 mod dead;
+mod depths;
 mod feedback;
 mod lanes;
 mod link;
@@ -27,6 +28,7 @@ mod topology;
 
 pub use self::consume::{LaneStatus, QueueOptions, QueueStatus, RabbitQueue};
 pub use self::dead::{DeadLetter, DeadLetters, Which};
+pub use self::depths::lane_depths;
 pub use self::feedback::FeedbackConsumer;
 pub use self::link::{Broker, BrokerError};
 pub use self::message::{JobMessage, ResultMessage};

@@ -99,6 +99,7 @@ const RULES: [(&str, &str); 9] = [
 /// Everything that must hold within and between the tables.
 pub(super) async fn verify(conn: &mut SqliteConnection) -> Sql<Vec<Finding>> {
     let mut findings = check(conn).await?;
+    findings.extend(super::restore::findings(conn).await?);
     for (rule, sql) in RULES {
         for row in sqlx::query(sql).fetch_all(&mut *conn).await? {
             findings.push(Finding {

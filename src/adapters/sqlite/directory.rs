@@ -8,17 +8,19 @@ use sqlx::{Connection, Row};
 
 use super::facts;
 use super::open::Store;
+use super::prices;
 use super::rows::{self, window_columns};
 use super::trouble::{Sql, odd_row};
 use crate::policy::book::{Book, Payer};
 use crate::policy::budget::Window;
 use crate::policy::drift::Drift;
 use crate::policy::text::without_nul;
-use crate::ports::directory::{Event, ProjectSeed};
+use crate::ports::directory::{CapsSet, Event, ProjectSeed};
 use crate::ports::{Directory, StoreError, audit};
 use crate::types::catalogue::Prices;
-use crate::types::ledger::{OnCap, Project, WindowKind};
-use crate::types::{ModelId, NanoUsd, PicoUsdPerToken, ProjectId, Wall};
+use crate::types::ledger::{Caps, OnCap, Project, WindowKind};
+use crate::types::price::PriceVersion;
+use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
 
 /// Runs `$body` with `$tx` as a transaction that holds the write lock.
 macro_rules! change {
@@ -91,17 +93,34 @@ impl Directory for Store {
             let Some(payer) = payer_of(tx, project, true, now).await? else {
                 return Ok(false);
             };
-            // Opened first, so that the cap has a window that keeps its sums from here on.
-            let only = BTreeSet::from([project.clone()]);
-            let mut book = facts::open_windows(tx, &only, None, now).await?;
-            book.standing(&payer, now, now);
-            facts::insert_windows(tx, &book, &[]).await?;
-            book.set_cap(project, kind, cap, now);
-            facts::update_windows(tx, &book).await?;
-            write_cap(tx, project, kind, cap).await?;
-            let from = payer.project.caps.get(kind);
-            facts::log(tx, &audit::cap_set(now, &without_nul(who), project, kind, from, cap)).await?;
+            put_cap(tx, &payer, kind, cap, who, now).await?;
             true
+        })
+    }
+
+    async fn set_caps(
+        &self,
+        project: &ProjectId,
+        seen: Caps,
+        caps: Caps,
+        who: &str,
+    ) -> Result<CapsSet, StoreError> {
+        change!(self, |tx, now| {
+            let Some(payer) = payer_of(tx, project, false, now).await? else {
+                return Ok(CapsSet::Unknown);
+            };
+            let standing = payer.project.caps;
+            if standing != seen {
+                return Ok(CapsSet::Stale(standing));
+            }
+            for kind in WindowKind::STANDING {
+                if standing.get(kind) != caps.get(kind)
+                    && let Some(payer) = payer_of(tx, project, true, now).await?
+                {
+                    put_cap(tx, &payer, kind, caps.get(kind), who, now).await?;
+                }
+            }
+            CapsSet::Done
         })
     }
 
@@ -127,10 +146,14 @@ impl Directory for Store {
         change!(self, |tx, now| {
             let mut versions = Vec::with_capacity(prices.len());
             for (model, price) in prices {
-                versions.push(sync_price(tx, model, *price, now).await?);
+                versions.push(prices::sync(tx, model, *price, now).await?);
             }
             versions
         })
+    }
+
+    async fn planned_prices(&self) -> Result<Vec<PriceVersion>, StoreError> {
+        prices::planned(self).await
     }
 
     async fn quarantined(&self) -> Result<Vec<(ModelId, String)>, StoreError> {
@@ -216,7 +239,7 @@ async fn insert_project(tx: &mut SqliteConnection, project: &Project, now: Wall)
 }
 
 /// The project; with `make_account`, the account gets its row when somebody first says something of it.
-async fn payer_of(
+pub(super) async fn payer_of(
     tx: &mut SqliteConnection,
     id: &ProjectId,
     make_account: bool,
@@ -233,6 +256,28 @@ async fn payer_of(
         insert_project(tx, &payers.account.project, now).await?;
     }
     Ok(Some(payers.account))
+}
+
+/// Sets a cap for the open window and those to come, and writes its event.
+async fn put_cap(
+    tx: &mut SqliteConnection,
+    payer: &Payer,
+    kind: WindowKind,
+    cap: Option<NanoUsd>,
+    who: &str,
+    now: Wall,
+) -> Sql<()> {
+    let project = &payer.project.id;
+    // Opened first, so that the cap has a window that keeps its sums from here on.
+    let only = BTreeSet::from([project.clone()]);
+    let mut book = facts::open_windows(tx, &only, None, now).await?;
+    book.standing(payer, now, now);
+    facts::insert_windows(tx, &book, &[]).await?;
+    book.set_cap(project, kind, cap, now);
+    facts::update_windows(tx, &book).await?;
+    write_cap(tx, project, kind, cap).await?;
+    let from = payer.project.caps.get(kind);
+    facts::log(tx, &audit::cap_set(now, &without_nul(who), project, kind, from, cap)).await
 }
 
 async fn write_cap(
@@ -287,49 +332,4 @@ async fn is_known_drift(tx: &mut SqliteConnection, model: &ModelId, drift: &Drif
     let query = sqlx::query(sql).bind(model.as_str()).bind(audit::MODEL_DRIFT).bind(audit::MODEL_RELEASED);
     let known = query.bind(drift.kind.as_str()).bind(&drift.value).fetch_optional(tx).await?;
     Ok(known.is_some())
-}
-
-async fn sync_price(
-    tx: &mut SqliteConnection,
-    model: &ModelId,
-    price: Option<Prices>,
-    now: Wall,
-) -> Sql<i64> {
-    let sql = "SELECT version, input, cached_input, cache_write, output FROM model_price \
-               WHERE model = ?1 ORDER BY version DESC LIMIT 1";
-    let newest = sqlx::query(sql).bind(model.as_str()).fetch_optional(&mut *tx).await?;
-    let (version, moved_from) = match newest {
-        None => (1, None),
-        Some(row) => {
-            let column =
-                |at: usize| row.try_get::<Option<i64>, _>(at).map(|price| price.map(PicoUsdPerToken));
-            let was = match (column(1)?, column(2)?, column(3)?, column(4)?) {
-                (Some(input), Some(cached_input), Some(cache_write), Some(output)) => {
-                    Some(Prices { input, cached_input, cache_write, output })
-                }
-                _ => None,
-            };
-            let version: i64 = row.try_get(0)?;
-            if was == price {
-                return Ok(version);
-            }
-            (version + 1, Some(was))
-        }
-    };
-    let sql = "INSERT INTO model_price (model, version, input, cached_input, cache_write, output, since) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    sqlx::query(sql)
-        .bind(model.as_str())
-        .bind(version)
-        .bind(price.map(|price| price.input.0))
-        .bind(price.map(|price| price.cached_input.0))
-        .bind(price.map(|price| price.cache_write.0))
-        .bind(price.map(|price| price.output.0))
-        .bind(now.0)
-        .execute(&mut *tx)
-        .await?;
-    if let Some(was) = moved_from {
-        facts::log(tx, &audit::price_changed(now, model, version, was, price)).await?;
-    }
-    Ok(version)
 }

@@ -10,7 +10,7 @@ use super::conclude::{self, ResultRow};
 use super::directory::change;
 use super::open::Store;
 use super::trouble::Sql;
-use super::{facts, guard, park, purge, rows};
+use super::{access, facts, guard, park, purge, rows};
 use crate::policy::cancel::{self, Call};
 use crate::policy::text::{storable_key, without_nul};
 use crate::ports::jobs::{Cancel, JobFilter, JobRow, JobState, Purged, ReleaseFilter, Retention};
@@ -65,6 +65,7 @@ impl Jobs for Store {
             let payloads = purge::payloads(tx, keep, now, limit).await?;
             let results = purge::results(tx, now - keep.result, limit).await?;
             purge::cache(tx, now - keep.result, now).await?;
+            access::tidy(tx, now).await?;
             let attempts = purge::attempts(tx, now - keep.attempt, now, limit).await?;
             Purged { payloads, results, attempts }
         })
@@ -131,7 +132,7 @@ async fn list(conn: &mut SqliteConnection, filter: &JobFilter, limit: u32) -> Sq
     query.fetch_all(conn).await?.iter().map(job_row).collect()
 }
 
-fn job_row(row: &SqliteRow) -> Sql<JobRow> {
+pub(super) fn job_row(row: &SqliteRow) -> Sql<JobRow> {
     let state = match row.try_get(5)? {
         "open" => JobState::Open,
         "parked" => JobState::Parked,

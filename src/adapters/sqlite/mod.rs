@@ -5,20 +5,28 @@
 //! itself answers the directory and the reports on connections of their own, so an admin's command
 //! works beside a run, from this process or another.
 
+mod access;
+mod alerts;
 mod begin;
+mod bills;
 mod cache;
 mod check;
+mod checkup;
 mod conclude;
 mod directory;
 mod evidence;
 mod facts;
+mod figures;
 mod guard;
 mod jobs;
 mod open;
 mod park;
+mod prices;
 mod purge;
+mod records;
 mod reports;
 mod resolve;
+mod restore;
 mod rows;
 mod session;
 mod spend;

@@ -189,6 +189,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .open(&lock_path)
         .map_err(|error| StoreError::unusable(format!("the lock {place} cannot be opened: {error}")))?;

@@ -62,7 +62,7 @@ pub(super) async fn cache(tx: &mut SqliteConnection, before: Wall, now: Wall) ->
 }
 
 /// Attempts of purged jobs whose bill is known and whose windows are over. A window without end
-/// remembers how much of what it has spent cannot be looked up any more.
+/// remembers how much of what it has spent cannot be looked up any more, and so do the sums by the hour.
 pub(super) async fn attempts(tx: &mut SqliteConnection, before: Wall, now: Wall, limit: u32) -> Sql<u64> {
     let sql = "CREATE TEMP TABLE IF NOT EXISTS gone (attempt_seq INTEGER PRIMARY KEY)";
     sqlx::query(sql).execute(&mut *tx).await?;
@@ -77,6 +77,20 @@ pub(super) async fn attempts(tx: &mut SqliteConnection, before: Wall, now: Wall,
                  FROM temp.gone CROSS JOIN attempt a USING (attempt_seq) CROSS JOIN json_each(a.windows) v \
                  GROUP BY 1) s \
                WHERE window_id = s.id";
+    sqlx::query(sql).execute(&mut *tx).await?;
+    let sql = "INSERT INTO spend_hour_purged AS h \
+               SELECT s.hour, s.project_id, s.task, s.provider, s.model, sum(s.attempts), sum(s.running), \
+                 sum(s.voided), sum(s.spent), sum(s.presumed), sum(s.held), sum(s.overshoot), sum(s.input_tokens), \
+                 sum(s.cached_input_tokens), sum(s.cache_write_tokens), sum(s.output_tokens), sum(s.reasoning_tokens) \
+               FROM temp.gone CROSS JOIN attempt_sum s USING (attempt_seq) WHERE true GROUP BY 1, 2, 3, 4, 5 \
+               ON CONFLICT (hour, project_id, task, provider, model) DO UPDATE SET \
+                 attempts = h.attempts + excluded.attempts, voided = h.voided + excluded.voided, \
+                 spent = h.spent + excluded.spent, overshoot = h.overshoot + excluded.overshoot, \
+                 input_tokens = h.input_tokens + excluded.input_tokens, \
+                 cached_input_tokens = h.cached_input_tokens + excluded.cached_input_tokens, \
+                 cache_write_tokens = h.cache_write_tokens + excluded.cache_write_tokens, \
+                 output_tokens = h.output_tokens + excluded.output_tokens, \
+                 reasoning_tokens = h.reasoning_tokens + excluded.reasoning_tokens";
     sqlx::query(sql).execute(&mut *tx).await?;
     let sql = "DELETE FROM attempt WHERE attempt_seq IN (SELECT attempt_seq FROM temp.gone)";
     let gone = sqlx::query(sql).execute(&mut *tx).await?.rows_affected();

@@ -11,6 +11,7 @@ use super::{check, spend};
 use crate::policy::text::storable_key;
 use crate::ports::reports::{
     AttemptRow, Cursor, Finding, JobHistory, ParkedRow, RecentCall, ResultFilter, SpendBy, SpendRow,
+    WaitingRow,
 };
 use crate::ports::{Reports, StoreError};
 use crate::types::{AttemptId, JobId, JobKey, JobResult, ProjectId, Wall};
@@ -33,6 +34,7 @@ macro_rules! attempt_columns {
          a.explanation"
     };
 }
+pub(super) use attempt_columns;
 
 /// Calls that are looked through for recent ones: more than a minute of one process holds.
 const RECENT_MAX: i64 = 200_000;
@@ -81,6 +83,17 @@ impl Reports for Store {
         let found = sqlx::query(sql).bind(project.map(ProjectId::as_str)).fetch_all(&mut *reads).await;
         let parked = found.and_then(|found| found.iter().map(parked_row).collect());
         parked.map_err(|error| self.told(&error))
+    }
+
+    async fn waiting(&self, project: Option<&ProjectId>) -> Result<Vec<WaitingRow>, StoreError> {
+        let mut reads = self.reads.lock().await;
+        let sql = "SELECT project_id, min(reason), count(*), min(since) FROM parked \
+                   WHERE released_at IS NULL AND (?1 IS NULL OR project_id = ?1) \
+                   GROUP BY project_id, json_extract(reason, '$.why'), json_extract(reason, '$.window'), \
+                     json_extract(reason, '$.rule'), json_extract(reason, '$.key')";
+        let found = sqlx::query(sql).bind(project.map(ProjectId::as_str)).fetch_all(&mut *reads).await;
+        let waiting = found.and_then(|found| found.iter().map(waiting_row).collect::<Sql<Vec<_>>>());
+        waiting.map(WaitingRow::by_cause).map_err(|error| self.told(&error))
     }
 
     async fn presumed(&self) -> Result<Vec<AttemptRow>, StoreError> {
@@ -189,7 +202,16 @@ fn parked_row(row: &SqliteRow) -> Sql<ParkedRow> {
     })
 }
 
-fn attempt_row(row: &SqliteRow) -> Sql<AttemptRow> {
+fn waiting_row(row: &SqliteRow) -> Sql<WaitingRow> {
+    Ok(WaitingRow {
+        project: row.try_get::<&str, _>(0)?.into(),
+        reason: rows::from_json(row.try_get(1)?)?,
+        jobs: rows::count(row.try_get::<i64, _>(2)?)?,
+        since: Wall(row.try_get(3)?),
+    })
+}
+
+pub(super) fn attempt_row(row: &SqliteRow) -> Sql<AttemptRow> {
     Ok(AttemptRow {
         attempt: AttemptId(rows::uuid(row, 0)?),
         job: JobKey { project: row.try_get::<&str, _>(1)?.into(), id: row.try_get::<&str, _>(2)?.into() },

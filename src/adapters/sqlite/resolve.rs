@@ -12,6 +12,7 @@ use super::facts::{self, Holding};
 use super::open::Store;
 use super::rows;
 use super::trouble::Sql;
+use crate::policy::restore::{Presumed, Presumption};
 use crate::policy::text::without_nul;
 use crate::policy::{budget, gate};
 use crate::ports::ledger::Reconcile;
@@ -67,6 +68,10 @@ impl Reconcile for Store {
             }
             Resolved::Closed
         })
+    }
+
+    async fn presume_restored(&self, what: &Presumption) -> Result<Presumed, StoreError> {
+        change!(self, |tx, now| super::restore::presume(tx, what, now).await?)
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts;
 use super::open::{Store, connect, lock};
+use super::restore::{self, Witness};
 use super::rows;
 use super::trouble::Sql;
 use super::writer::{BATCH_MAX, Reply, Request, WriterTask};
@@ -45,12 +46,14 @@ impl Store {
     /// # Errors
     /// `Busy` when another run has the store.
     pub async fn session(&self, spec: &SessionSpec) -> Result<(Writer, WriterTask, Opened), StoreError> {
-        let lock = lock(&self.path)?;
+        let mut lock = lock(&self.path)?;
+        let witness = Witness::read(&mut lock);
         let now = self.clock.now().wall;
         let worker = WorkerId(uuid::Uuid::now_v7());
         let mut conn = connect(&self.path).await.map_err(|error| self.told(&error))?;
-        let opened = open(&mut conn, worker, spec, now).await;
-        let (run, opened) = opened.map_err(|error| self.told(&error))?;
+        let opened = open(&mut conn, worker, spec, witness.as_ref(), now).await;
+        let (run, opened, witness) = opened.map_err(|error| self.told(&error))?;
+        witness.write(&mut lock);
         let (requests, inbox) = mpsc::channel(4 * BATCH_MAX);
         let session = Session { worker, run };
         let task = WriterTask::new(conn, inbox, session, self.clock.clone(), self.path.clone(), lock);
@@ -62,10 +65,12 @@ async fn open(
     conn: &mut SqliteConnection,
     worker: WorkerId,
     spec: &SessionSpec,
+    witness: Option<&Witness>,
     now: Wall,
-) -> Sql<(Option<WindowId>, Opened)> {
+) -> Sql<(Option<WindowId>, Opened, Witness)> {
     // An error leaves the transaction to the connection, which is dropped and takes it along.
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+    let witness = restore::notice(conn, witness, now).await?;
     let (reaped, reaped_holds) = release(conn, None, now).await?;
     sqlx::query(
         "INSERT INTO worker (worker_id, label, alive, started_at, heartbeat_at) VALUES (?1, ?2, 1, ?3, ?3)",
@@ -82,7 +87,7 @@ async fn open(
     let resumed =
         sqlx::query_scalar::<_, i64>("SELECT EXISTS (SELECT 1 FROM job)").fetch_one(&mut *conn).await?;
     sqlx::query("COMMIT").execute(&mut *conn).await?;
-    Ok((run, Opened { worker, reaped, reaped_holds, resumed: resumed != 0 }))
+    Ok((run, Opened { worker, reaped, reaped_holds, resumed: resumed != 0 }, witness))
 }
 
 async fn open_run(conn: &mut SqliteConnection, worker: WorkerId, cap: NanoUsd) -> Sql<WindowId> {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ports::reports::ParkedRow;
 use crate::types::ledger::CapReached;
-use crate::types::route::{Fallback, Invalid, Lost, Reason};
+use crate::types::route::{Considered, Fallback, Invalid, Lost, Reason};
 use crate::types::{AttemptId, AttemptOutcome, JobKey, Usage};
 
 fn offer(model: &str, cost: Option<i64>, lost: Option<Lost>) -> Considered {

@@ -46,6 +46,7 @@ fn terms_of_sale_and_rules_are_read_and_shown_as_they_are_written() {
         service_tier: ServiceTier::Flex,
         hours: Some(Hours { from: 990, to: 30 }),
         lacks: vec![Feature::Tools, Feature::Vision],
+        changes: Vec::new(),
     };
     assert_eq!(config.models[0].sale, sale);
     let rule = &config.tasks[0].settings.rules[0];

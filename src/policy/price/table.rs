@@ -1,79 +1,116 @@
 //! Price tables in LiteLLM's JSON format: one object per model, prices in dollars per token.
 //!
 //! Numbers are read as the text they are, never as floats, and rounded to whole pico-dollars: some
-//! entries carry the noise of a float behind the twelfth place. A price that is not listed is *unpriced*
-//! and never 0.
+//! entries carry the noise of a float behind the twelfth place, which [`Table::rounded`] tells. A price
+//! that is not listed is *unpriced* and never 0.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod catalogue;
+mod read;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
-use crate::policy::decimal;
-use crate::types::catalogue::{Offer, Prices, ServiceTier};
-use crate::types::{ModelId, PicoUsdPerToken};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-/// The entry that documents the format.
-const SAMPLE: &str = "sample_spec";
-/// The prices of the hours at which a model costs less, an object of its own.
-const OFF_PEAK: &str = "off_peak_pricing";
-/// Prices by length in a form that is not read here.
-const TIERED: &str = "tiered_pricing";
-const REASONING: &str = "output_cost_per_reasoning_token";
+pub use catalogue::{Gap, check, gaps, keys};
+pub(crate) use catalogue::{fields_of, may_bill, own_prices};
+pub use read::{is_per_token, pico_nearest, usd_per_token};
 
-/// What each of our prices is called there, and whether a model without it is unpriced.
-const DIMENSIONS: [(&str, &str, bool); 4] = [
-    ("input", "input_cost_per_token", true),
-    ("cached_input", "cache_read_input_token_cost", false),
-    ("cache_write", "cache_creation_input_token_cost", false),
-    ("output", "output_cost_per_token", true),
-];
+use crate::types::PicoUsdPerToken;
 
-type Fields = BTreeMap<String, Box<RawValue>>;
+/// What something costs, as a table lists it; its JSON form is how a store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Price {
+    /// A token, in pico-dollars.
+    Token(PicoNumber),
+    /// Something else (a query, an image, a second) in dollars, or what a price depends on, such as hours.
+    Other(String),
+    /// Named as a price, and not one that can be read: what it says.
+    Unreadable {
+        /// As it is written.
+        unreadable: String,
+    },
+}
 
-/// A table, as far as it is about prices.
-#[derive(Debug, Default)]
-pub struct Table(BTreeMap<String, Fields>);
+/// A price per token as a JSON number of pico-dollars: the text form of the unit is dollars per million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PicoNumber(i64);
 
-/// A price, or another fact about one, that differs between two tables.
+impl Price {
+    /// A price per token.
+    #[must_use]
+    pub fn token(price: PicoUsdPerToken) -> Self {
+        Self::Token(PicoNumber(price.0))
+    }
+
+    /// The price of a token, where it is one.
+    #[must_use]
+    pub fn per_token(&self) -> Option<PicoUsdPerToken> {
+        match self {
+            Self::Token(PicoNumber(pico)) => Some(PicoUsdPerToken(*pico)),
+            Self::Other(_) | Self::Unreadable { .. } => None,
+        }
+    }
+
+    /// A price per token in dollars per million, anything else as it is written.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Token(PicoNumber(pico)) => PicoUsdPerToken(*pico).to_string(),
+            Self::Other(text) | Self::Unreadable { unreadable: text } => text.clone(),
+        }
+    }
+}
+
+/// A model as a table lists it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Who sells it, in the table's word.
+    pub vendor: Option<String>,
+    /// Everything it says about money, by the name of the field; one within others as `outer.inner`.
+    pub prices: BTreeMap<String, Price>,
+}
+
+impl Entry {
+    /// The price of a token under `field`, where there is one.
+    #[must_use]
+    pub fn per_token(&self, field: &str) -> Option<PicoUsdPerToken> {
+        self.prices.get(field).and_then(Price::per_token)
+    }
+
+    /// The prices of usual calls: input, cached input, cache writes, output; `None` for what is not listed.
+    #[must_use]
+    pub fn plain_prices(&self) -> [Option<PicoUsdPerToken>; 4] {
+        catalogue::PLAIN.map(|field| self.per_token(field))
+    }
+
+    /// Whether it lists any price of a token.
+    #[must_use]
+    pub fn is_priced(&self) -> bool {
+        self.prices.values().any(|price| price.per_token().is_some())
+    }
+}
+
+/// A price that was listed with more than twelve decimal places of a dollar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Moved {
+pub struct Rounded {
     /// The table's name of the model.
     pub model: String,
-    /// The table's name of the price; `None` for a model that came or went.
-    pub field: Option<String>,
-    /// In dollars per million tokens where the field is a price per token, else as it is written.
-    pub old: Option<String>,
-    /// As `old`.
-    pub new: Option<String>,
+    /// The table's name of the price.
+    pub field: String,
+    /// As it is listed.
+    pub listed: String,
+    /// As it is kept, in dollars.
+    pub usd_per_token: String,
 }
 
-/// A configured price that a table contradicts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Gap {
-    /// The catalogue's name.
-    pub model: ModelId,
-    /// The table's.
-    pub key: String,
-    /// Which price.
-    pub dimension: String,
-    /// Ours; `None` for unknown.
-    pub configured_usd_per_mtok: Option<PicoUsdPerToken>,
-    /// The table's; `None` for unpriced.
-    pub table_usd_per_mtok: Option<PicoUsdPerToken>,
-}
-
-impl Gap {
-    /// The two prices in a sentence's part: `input $1 -> $1.5`.
-    #[must_use]
-    pub fn change(&self) -> String {
-        let shown = |price: Option<PicoUsdPerToken>, none: &str| {
-            price.map_or_else(|| none.to_owned(), |price| format!("${price}"))
-        };
-        let ours = shown(self.configured_usd_per_mtok, "unknown");
-        format!("{} {ours} -> {}", self.dimension, shown(self.table_usd_per_mtok, "unpriced"))
-    }
+/// A table, as far as it is about prices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    models: BTreeMap<String, Entry>,
+    rounded: Vec<Rounded>,
 }
 
 impl Table {
@@ -82,218 +119,93 @@ impl Table {
     /// # Errors
     /// When it is not an object of objects, with the place.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let models: BTreeMap<String, &RawValue> =
-            serde_json::from_str(text).map_err(|error| format!("is no price table: {error}"))?;
-        let fields = |(model, raw): (String, &RawValue)| {
-            let fields = serde_json::from_str::<Fields>(raw.get())
-                .map_err(|error| format!("is no price table: {model}: {error}"))?;
-            Ok((model, fields))
-        };
-        let listed = models.into_iter().filter(|(model, _)| model != SAMPLE);
-        Ok(Self(listed.map(fields).collect::<Result<_, String>>()?))
+        read::table(text)
+    }
+
+    /// A table whose entries were read before.
+    #[must_use]
+    pub fn of(models: BTreeMap<String, Entry>) -> Self {
+        Self { models, rounded: Vec::new() }
     }
 
     /// How many models it lists.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.models.len()
     }
 
     /// Whether it lists none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.models.is_empty()
     }
 
-    /// The first of `keys` that it lists.
+    /// A model's entry.
     #[must_use]
-    pub fn find<'k>(&self, keys: &'k [String]) -> Option<&'k str> {
-        keys.iter().map(String::as_str).find(|key| self.0.contains_key(*key))
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        self.models.get(key)
     }
 
-    /// The prices under `key` for an offer's terms of sale, where input and output are listed. What is
-    /// said nothing of is `None`.
+    /// Every model by name.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.models.iter().map(|(model, entry)| (model.as_str(), entry))
+    }
+
+    /// Prices that had more places than are kept, by model and field.
     #[must_use]
-    pub fn prices(&self, key: &str, offer: &Offer) -> Option<[Option<PicoUsdPerToken>; 4]> {
-        let fields = self.0.get(key)?;
-        let found = DIMENSIONS.map(|(_, base, _)| price(fields, base, offer).ok().flatten());
-        (found[0].is_some() && found[3].is_some()).then_some(found)
+    pub fn rounded(&self) -> &[Rounded] {
+        &self.rounded
+    }
+
+    /// What is named as a price and is none: model, field, what it says.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.models().flat_map(|(model, entry)| {
+            entry.prices.iter().filter_map(move |(field, price)| match price {
+                Price::Unreadable { unreadable } => Some((model, field.as_str(), unreadable.as_str())),
+                Price::Token(_) | Price::Other(_) => None,
+            })
+        })
+    }
+
+    /// Only the models for which `keep` says so, given name and entry.
+    #[must_use]
+    pub fn only(mut self, keep: impl Fn(&str, &Entry) -> bool) -> Self {
+        self.models.retain(|model, entry| keep(model, entry));
+        self.rounded.retain(|rounded| self.models.contains_key(&rounded.model));
+        self
     }
 }
 
-/// What moved between two tables, by model.
+/// SHA-256 of a table's text, in hexadecimal digits.
 #[must_use]
-pub fn diff(old: &Table, new: &Table) -> Vec<Moved> {
-    let mut moved = Vec::new();
-    for model in old.0.keys().chain(new.0.keys()).collect::<BTreeSet<_>>() {
-        let (was, is) = (old.0.get(model), new.0.get(model));
-        let (Some(was), Some(is)) = (was, is) else {
-            let there = |fields: Option<&Fields>| fields.map(|_| "listed".to_owned());
-            moved.push(Moved { model: model.clone(), field: None, old: there(was), new: there(is) });
-            continue;
-        };
-        for field in
-            was.keys().chain(is.keys()).filter(|field| is_about_money(field)).collect::<BTreeSet<_>>()
-        {
-            let (old, new) = (was.get(field), is.get(field));
-            let shown = |raw: Option<&Box<RawValue>>| raw.map(|raw| shown(field, raw.get()));
-            let (old, new) = (shown(old), shown(new));
-            if old != new {
-                moved.push(Moved { model: model.clone(), field: Some(field.clone()), old, new });
+pub fn fingerprint(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether `name` is of the form of `pattern`, in which `*` stands for anything and `?` for one character.
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where the last star stood, and how far the name had come there.
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, n));
+                p += 1;
             }
+            Some(c) if *c == '?' || *c == name[n] => (p, n) = (p + 1, n + 1),
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    (p, n) = (at + 1, taken + 1);
+                }
+                None => return false,
+            },
         }
     }
-    moved
-}
-
-/// What of the configured prices a table contradicts; `key` is the table's name of the offer.
-///
-/// What bounds a bill is compared, not only the price of a usual call: a price for long prompts that the
-/// context window allows, and one for reasoning, must not be above the configured one.
-#[must_use]
-pub fn gaps(offer: &Offer, key: &str, table: &Table) -> Vec<Gap> {
-    let Some(fields) = table.0.get(key) else { return Vec::new() };
-    let ours = offer.prices.map(|Prices { input, cached_input, cache_write, output }| {
-        [input, cached_input, cache_write, output]
-    });
-    let gap = |dimension: String, ours: Option<PicoUsdPerToken>, theirs: Option<PicoUsdPerToken>| Gap {
-        model: offer.id.clone(),
-        key: key.to_owned(),
-        dimension,
-        configured_usd_per_mtok: ours,
-        table_usd_per_mtok: theirs,
-    };
-    let mut gaps = Vec::new();
-    for (at, (name, base, required)) in DIMENSIONS.into_iter().enumerate() {
-        let ours = ours.map(|prices| prices[at]);
-        match price(fields, base, offer) {
-            Ok(Some(theirs)) if Some(theirs) == ours => {}
-            Ok(None) if !required => {}
-            theirs => gaps.push(gap(name.to_owned(), ours, theirs.ok().flatten())),
-        }
-        let Some(ours) = ours else { continue };
-        for (thousands, theirs) in long_prompts(fields, base, offer) {
-            if theirs.is_none_or(|theirs| theirs > ours) {
-                gaps.push(gap(format!("{name} above {thousands}k tokens"), Some(ours), theirs));
-            }
-        }
-        if base == DIMENSIONS[3].1
-            && let Some(raw) = fields.get(REASONING)
-            && let theirs = pico_nearest(raw.get())
-            && theirs.is_none_or(|theirs| theirs > ours)
-        {
-            gaps.push(gap("reasoning".to_owned(), Some(ours), theirs));
-        }
-    }
-    if fields.contains_key(TIERED) {
-        gaps.push(gap("tiers".to_owned(), None, None));
-    }
-    gaps
-}
-
-/// Suffix of the prices at an offer's service tier.
-fn suffix(offer: &Offer) -> &'static str {
-    match offer.sale.service_tier {
-        ServiceTier::Standard => "",
-        ServiceTier::Flex => "_flex",
-    }
-}
-
-/// A price for the offer's terms; `Ok(None)` where the table says nothing of it, `Err` where what it
-/// says cannot be read.
-fn price(fields: &Fields, base: &str, offer: &Offer) -> Result<Option<PicoUsdPerToken>, ()> {
-    if offer.sale.hours.is_some()
-        && let Some(raw) = fields.get(OFF_PEAK)
-    {
-        let fields: Fields = serde_json::from_str(raw.get()).map_err(|_| ())?;
-        return read(&fields, base);
-    }
-    read(fields, &format!("{base}{}", suffix(offer)))
-}
-
-fn read(fields: &Fields, field: &str) -> Result<Option<PicoUsdPerToken>, ()> {
-    match fields.get(field).map(|raw| raw.get()) {
-        None | Some("null") => Ok(None),
-        Some(text) => pico_nearest(text).map(Some).ok_or(()),
-    }
-}
-
-/// Prices for prompts above so many thousand tokens, as far as the offer's window allows such.
-fn long_prompts<'a>(
-    fields: &'a Fields,
-    base: &'a str,
-    offer: &'a Offer,
-) -> impl Iterator<Item = (u64, Option<PicoUsdPerToken>)> + 'a {
-    fields.iter().filter_map(move |(field, raw)| {
-        let rest = field.strip_prefix(base)?.strip_prefix("_above_")?.strip_suffix(suffix(offer))?;
-        let thousands: u64 = rest.strip_suffix("k_tokens")?.parse().ok()?;
-        (thousands.saturating_mul(1000) < offer.context_tokens).then(|| (thousands, pico_nearest(raw.get())))
-    })
-}
-
-/// Fields that say what something costs, or until when.
-fn is_about_money(field: &str) -> bool {
-    field.contains("cost") || field.contains("pricing") || field == "deprecation_date"
-}
-
-/// A price per token in dollars per million, anything else as it is written.
-fn shown(field: &str, raw: &str) -> String {
-    let per_token = field.contains("token") && !field.contains("query");
-    match pico_nearest(raw).filter(|_| per_token) {
-        Some(price) => price.to_string(),
-        None => raw.split_whitespace().collect::<Vec<_>>().join(" "),
-    }
-}
-
-/// Dollars per token as JSON writes a number, in whole pico-dollars: to the nearest one, halves upwards,
-/// and upwards where it would otherwise be 0. `None` for what is no number of at least zero.
-#[must_use]
-pub fn pico_nearest(text: &str) -> Option<PicoUsdPerToken> {
-    const PLACES: i64 = 12;
-    let (digits, power) = decimal::digits(text.trim().trim_matches('"'))?;
-    if digits.is_empty() {
-        return Some(PicoUsdPerToken::ZERO);
-    }
-    let scale = PLACES + power;
-    let pico = if scale >= 0 {
-        let factor = 10_i128.checked_pow(u32::try_from(scale).ok()?)?;
-        digits.parse::<i128>().ok()?.checked_mul(factor)?
-    } else {
-        let dropped = usize::try_from(scale.unsigned_abs()).ok()?;
-        let (kept, rest) = match digits.len().checked_sub(dropped) {
-            Some(cut) => digits.split_at(cut),
-            // Smaller than a tenth of the unit.
-            None => ("", "0"),
-        };
-        let kept: i128 = if kept.is_empty() { 0 } else { kept.parse().ok()? };
-        (kept + i128::from(rest.as_bytes()[0] >= b'5')).max(1)
-    };
-    i64::try_from(pico).ok().map(PicoUsdPerToken)
-}
-
-/// The table's names of an offer, best first, given the name of its vendor there: plain for the first
-/// two vendors that the format knew, behind `vendor/` for all others.
-#[must_use]
-pub fn keys(name: &str, vendors: &[String]) -> Vec<String> {
-    let key = |vendor: &String| match vendor.as_str() {
-        "openai" | "anthropic" => name.to_owned(),
-        other => format!("{other}/{name}"),
-    };
-    vendors.iter().map(key).collect()
-}
-
-/// Each offer's gaps, by its keys in the table; and the offers that it does not list.
-#[must_use]
-pub fn check<'a>(offers: &'a [(Arc<Offer>, Vec<String>)], table: &Table) -> (Vec<Gap>, Vec<&'a ModelId>) {
-    let mut found = Vec::new();
-    let mut unlisted = Vec::new();
-    for (offer, keys) in offers.iter().filter(|(offer, _)| !offer.simulated) {
-        match table.find(keys) {
-            Some(key) => found.extend(gaps(offer, key, table)),
-            None => unlisted.push(&offer.id),
-        }
-    }
-    (found, unlisted)
+    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Tables as they are written, and as they move.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::types::catalogue::{Sale, Tier, Tokenizer};
+use crate::types::ModelId;
+use crate::types::catalogue::{Offer, Prices, Sale, ServiceTier, Tier, Tokenizer};
 
 #[rstest]
 #[case("0", Some(0))]
@@ -86,27 +88,71 @@ fn a_table_knows_its_models_and_no_documentation() {
 }
 
 #[test]
-fn what_moved_is_told_in_dollars_per_million() {
-    let new = OLD
-        .replace("\"gone\"", "\"come\"")
-        .replace("\"input_cost_per_token\": 4e-07", "\"input_cost_per_token\": 1.5e-06")
-        .replace("\"supports_vision\": true", "\"supports_vision\": false")
-        // Another way to write the same price.
-        .replace("2.5e-08", "0.000000025");
-    let new = Table::parse(&new).expect("a table");
-    let moved: Vec<_> = diff(&old(), &new)
-        .into_iter()
-        .map(|m| {
-            let [field, old, new] =
-                [m.field, m.old, m.new].map(|part| part.unwrap_or_else(|| "-".to_owned()));
-            format!("{} {field} {old} -> {new}", m.model)
+fn everything_about_money_is_read_by_the_name_of_its_field() {
+    let table = Table::parse(
+        r#"{"m": {"litellm_provider": "x", "max_tokens": 7, "deprecation_date": "2026-01-01",
+            "input_cost_per_token": 1.4999999999999999e-06, "output_cost_per_token": 0, "cache_read_input_token_cost": null,
+            "input_cost_per_character_above_128k_tokens": 1e-06, "input_dbu_cost_per_token": 7e-05,
+            "output_cost_per_reasoning_token_flex": "2.8e-09", "input_cost_per_audio_token": 1.25E-06,
+            "search_context_cost_per_query": {"low": 1.0e-2, "high": 0.0125},
+            "off_peak_pricing": {"input_cost_per_token": 3e-09, "windows": [{"hours_utc": "00:00-01:00"}]},
+            "tiered_pricing": [{"range": [0, 256000.0], "input_cost_per_token": 5e-08}, {"output_cost_per_token": "dear"}]}}"#,
+    )
+    .expect("a table");
+    let entry = table.get("m").expect("a model");
+    let told: Vec<String> = entry
+        .prices
+        .iter()
+        .map(|(field, price)| match price {
+            Price::Token(_) => format!("{field} {}", price.per_token().expect("a price").0),
+            Price::Other(text) => format!("{field} = {text}"),
+            Price::Unreadable { unreadable } => format!("{field} ? {unreadable}"),
         })
         .collect();
     assert_eq!(
-        moved,
-        ["come - - -> listed", "gone - listed -> -", "mistral/medium-latest input_cost_per_token 0.4 -> 1.5",]
+        told,
+        [
+            "input_cost_per_audio_token 1250000",
+            "input_cost_per_character_above_128k_tokens = 0.000001",
+            "input_cost_per_token 1500000",
+            "input_dbu_cost_per_token = 0.00007",
+            "off_peak_pricing.input_cost_per_token 3000",
+            "off_peak_pricing.windows = [{\"hours_utc\":\"00:00-01:00\"}]",
+            "output_cost_per_reasoning_token_flex 2800",
+            "output_cost_per_token 0",
+            "search_context_cost_per_query.high = 0.0125",
+            "search_context_cost_per_query.low = 0.01",
+            "tiered_pricing[0].input_cost_per_token 50000",
+            "tiered_pricing[0].range = [0,256000.0]",
+            "tiered_pricing[1].output_cost_per_token ? dear",
+        ]
     );
-    assert!(diff(&old(), &old()).is_empty());
+    assert_eq!(entry.vendor.as_deref(), Some("x"));
+    let rounded = table.rounded();
+    assert_eq!((rounded.len(), &*rounded[0].listed), (1, "1.4999999999999999e-06"));
+    assert_eq!((&*rounded[0].field, &*rounded[0].usd_per_token), ("input_cost_per_token", "0.0000015"));
+    let unreadable = [("m", "tiered_pricing[1].output_cost_per_token", "dear")];
+    assert_eq!(table.unreadable().collect::<Vec<_>>(), unreadable);
+    // As a store keeps it.
+    let kept = serde_json::to_string(&entry.prices).expect("JSON");
+    let back: BTreeMap<String, Price> = serde_json::from_str(&kept).expect("prices");
+    assert_eq!(back, entry.prices);
+    assert!(kept.contains(r#""input_cost_per_token":1500000"#), "{kept}");
+}
+
+#[rstest]
+#[case("*", "", true)]
+#[case("", "", true)]
+#[case("", "a", false)]
+#[case("gpt-*", "gpt-5", true)]
+#[case("gpt-*", "xgpt-5", false)]
+#[case("*mini*", "gpt-5-mini-2025", true)]
+#[case("a?c", "abc", true)]
+#[case("a?c", "ac", false)]
+#[case("*/b*c", "x/bbcbc", true)]
+#[case("*/b*c", "x/bbcbd", false)]
+fn names_are_of_a_form_or_not(#[case] pattern: &str, #[case] name: &str, #[case] expected: bool) {
+    assert_eq!(matches(pattern, name), expected);
 }
 
 /// `input cached write output` in dollars per million, for a window of 400,000 tokens.
