@@ -241,6 +241,11 @@ async fn a_price_that_moved_silently_is_found_by_the_price_check() {
         events(&desk, "model_drift").await.into_iter().map(|event| event["value"].clone()).collect();
     assert_eq!(kinds, [json!("input $1 -> $5"), json!("input $1 -> $6")]);
     assert_eq!(reason_of_stop(&desk).await, "", "a table stops nothing");
+    // Each table is kept once, with what moved since the one before.
+    let imported = events(&desk, "prices_imported").await;
+    let moved: Vec<_> = imported.iter().map(|event| event["moved"].clone()).collect();
+    assert_eq!(moved, [json!([]), json!(["mock/m"]), json!(["mock/m"])]);
+    assert_eq!((&imported[0]["before"], &imported[2]["before"]), (&json!(null), &json!(2)));
 
     desk.write("prices.json", "{");
     let broken = desk.run(&["run", "jobs.jsonl", "-o", "out.jsonl"]).await;
@@ -260,13 +265,21 @@ async fn price_tables_are_compared_by_command() {
     let same = desk.run(&["models", "check", "--prices", "same.json"]).await;
     assert_eq!(same.code(), 0, "{}{}", same.stdout, same.stderr);
     let diff = desk.run(&["models", "diff", "same.json", &url, "--json"]).await;
-    let expected = json!([{"model": "mock/m", "field": "output_cost_per_token", "old": "4", "new": "4.5"}]);
-    assert_eq!((diff.code(), diff.json()), (0, expected));
+    let diff_code = diff.code();
+    let diff = diff.json();
+    let told =
+        ["model", "field", "old", "new", "change_percent"].map(|key| diff[0][key].as_str().unwrap_or("-"));
+    assert_eq!(told, ["mock/m", "output_cost_per_token", "4", "4.5", "+12.5"]);
+    assert_eq!((diff_code, diff.as_array().map(Vec::len)), (0, Some(1)));
+    // One table is compared with the newest import; nothing was imported yet.
+    assert_eq!(desk.run(&["models", "diff", "same.json"]).await.code(), 2);
     let import = desk.run(&["models", "import", "same.json"]).await;
     assert!(import.stdout.contains("output_usd_per_mtok = \"4\""), "{}", import.stdout);
     for (arguments, code) in [
         (vec!["models", "diff", "none.json", "same.json"], 2),
-        (vec!["models", "diff", "same.json"], 2),
+        (vec!["models", "diff", "same.json"], 0),
+        (vec!["models", "diff", "@9", "same.json"], 2),
+        (vec!["models", "diff", "@x", "same.json"], 2),
         (vec!["models", "diff", "same.json", "http://127.0.0.1:9/prices.json"], 4),
     ] {
         assert_eq!(desk.run(&arguments).await.code(), code, "{arguments:?}");

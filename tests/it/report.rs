@@ -1,6 +1,6 @@
 //! The page of a report in a browser, and the course of a fleet recorded for one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -89,22 +89,6 @@ fn charts() -> Vec<Chart> {
     ]
 }
 
-/// The browser of the machine; `None`, loudly, where there is none to use.
-fn browser() -> Option<PathBuf> {
-    let named = std::env::var_os("OUTLAY_TEST_CHROMIUM").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<_> = std::env::split_paths(&path).collect();
-    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-    let mut usual = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    let found = named.or_else(|| usual.find(|path| path.is_file()));
-    if found.is_none() {
-        let why = "no Chromium: install it, or say where it is in OUTLAY_TEST_CHROMIUM";
-        assert!(std::env::var_os("REQUIRE_SERVICES").is_none(), "{why}");
-        eprintln!("SKIPPED: {why}");
-    }
-    found
-}
-
 /// Loads a page to its end: the document then, and what the console said.
 async fn load(browser: &Path, page: &Path, is_dark: bool) -> (String, Vec<String>) {
     let profile = tempfile::tempdir().expect("a folder");
@@ -149,7 +133,7 @@ async fn probe(browser: &Path, html: &str, width: u32, is_dark: bool) -> (serde_
 
 #[tokio::test]
 async fn the_page_is_readable_at_every_width_and_in_both_themes() {
-    let Some(browser) = browser() else { return };
+    let Some(browser) = crate::support::browser::chromium() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("report.html");
     let report = rich();
@@ -177,7 +161,7 @@ async fn the_page_is_readable_at_every_width_and_in_both_themes() {
 
 #[tokio::test]
 async fn the_probe_finds_what_it_looks_for() {
-    let Some(browser) = browser() else { return };
+    let Some(browser) = crate::support::browser::chromium() else { return };
     let page = "<!doctype html><body><p style=\"width:2000px;color:#ddd\">wide and pale</p>\
                 <script>console.error(\"caught\")</script>";
     let (found, console) = probe(&browser, page, 390, false).await;

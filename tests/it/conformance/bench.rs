@@ -10,7 +10,10 @@ use outlay::adapters::sqlite::{Mode, Store};
 use outlay::policy::budget::Window;
 use outlay::ports::directory::ProjectSeed;
 use outlay::ports::ledger::{Opened, Reconcile, SessionSpec};
-use outlay::ports::{Breakers, Clock, Directory, GuardBook, Jobs, Ledger, Outbox, Reports, Shared};
+use outlay::ports::{
+    Alerts, Bills, Breakers, Checkup, Clock, Directory, Figures, GuardBook, Jobs, Ledger, Outbox, PriceBook,
+    Reports, Shared,
+};
 use outlay::types::job::{Class, Source};
 use outlay::types::ledger::{
     Begin, BeginRequest, Caps, Concluded, Conclusion, Known, Next, OnCap, ParkReason, ParkRequest, Parked,
@@ -51,6 +54,11 @@ pub(crate) struct Bench {
     pub(crate) jobs: Arc<dyn Jobs>,
     pub(crate) shared: Arc<dyn Shared>,
     pub(crate) guard: Arc<dyn GuardBook>,
+    pub(crate) prices: Arc<dyn PriceBook>,
+    pub(crate) bills: Arc<dyn Bills>,
+    /// What a store in memory does not keep.
+    pub(crate) figures: Option<Arc<dyn Figures>>,
+    pub(crate) checkup: Option<Arc<dyn Checkup>>,
     outbox: Option<Arc<dyn Outbox>>,
     attempts: AtomicU64,
 }
@@ -94,6 +102,8 @@ impl Bench {
         let guard: Arc<dyn GuardBook> = Arc::new(store.clone());
         let bench = Self {
             shared: Arc::new(store.clone()),
+            prices: Arc::new(store.clone()),
+            bills: Arc::new(store.clone()),
             kind: Kind::Memory(store),
             clock,
             outbox: Some(Arc::new(session.clone())),
@@ -103,6 +113,8 @@ impl Bench {
             reconcile: Arc::new(reconcile),
             jobs: Arc::new(jobs),
             guard,
+            figures: None,
+            checkup: None,
             attempts: AtomicU64::new(1),
         };
         bench.directory.seed_projects(&seeds()).await.expect("seeds");
@@ -126,6 +138,10 @@ impl Bench {
             jobs: Arc::<Store>::clone(&store),
             shared: Arc::<Store>::clone(&store),
             guard: Arc::<Store>::clone(&store),
+            prices: Arc::<Store>::clone(&store),
+            bills: Arc::<Store>::clone(&store),
+            figures: Some(Arc::<Store>::clone(&store)),
+            checkup: Some(Arc::<Store>::clone(&store)),
             outbox: None,
             attempts: AtomicU64::new(1),
             kind: Kind::Sqlite { store, folder, task },
@@ -152,6 +168,10 @@ impl Bench {
             jobs: Arc::<postgres::Store>::clone(&store),
             shared: Arc::<postgres::Store>::clone(&store),
             guard: Arc::<postgres::Store>::clone(&store),
+            prices: Arc::<postgres::Store>::clone(&store),
+            bills: Arc::<postgres::Store>::clone(&store),
+            figures: Some(Arc::<postgres::Store>::clone(&store)),
+            checkup: Some(Arc::<postgres::Store>::clone(&store)),
             outbox: Some(Arc::new(writer.clone())),
             attempts: AtomicU64::new(1),
             kind: Kind::Postgres { store, database, writer, tasks },
@@ -304,6 +324,25 @@ impl Bench {
             runs_for: Duration::from_secs(120),
         };
         self.ledger.park(request).await.expect("an answer")
+    }
+
+    /// The time of the test.
+    pub(crate) fn clock_now(&self) -> outlay::types::Wall {
+        self.clock.now().wall
+    }
+
+    /// What the session is called.
+    pub(crate) fn label(&self) -> String {
+        if matches!(self.kind, Kind::Sqlite { .. }) { String::new() } else { "test".to_owned() }
+    }
+
+    /// Where alerts are kept.
+    pub(crate) fn alerts(&self) -> Arc<dyn Alerts> {
+        match &self.kind {
+            Kind::Memory(_) => panic!("memory keeps no alerts"),
+            Kind::Sqlite { store, .. } => Arc::<Store>::clone(store),
+            Kind::Postgres { store, .. } => Arc::<postgres::Store>::clone(store),
+        }
     }
 
     /// Where a fleet's breakers are.

@@ -1,6 +1,7 @@
 //! What only a server can do: be lost in mid-sentence, end a silent session, keep many apart.
 
 mod admin;
+mod figures;
 mod model;
 mod sessions;
 mod shares;

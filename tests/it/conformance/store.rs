@@ -40,6 +40,23 @@ macro_rules! exercise_fleet {
     };
 }
 
+/// Runs each case on every store that keeps what it is told.
+macro_rules! exercise_kept {
+    ($($case:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test] async fn $case() { super::$case(crate::conformance::Bench::sqlite().await).await })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                if let Some(bench) = crate::conformance::Bench::postgres().await {
+                    super::$case(bench).await
+                }
+            })*
+        }
+    };
+}
+
+mod alerts;
 mod books;
 mod breakers;
 mod cache;
@@ -47,8 +64,10 @@ mod caps;
 mod drifts;
 mod ends;
 mod evidence;
+mod figures;
 mod guard;
 mod jobs;
+mod prices;
 mod release;
 
 const GO: Begin = Begin::Go { attempt_no: 1, generation: 1 };

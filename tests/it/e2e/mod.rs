@@ -5,6 +5,7 @@
 
 mod cache;
 mod cap;
+mod doctor;
 mod drift;
 mod faults;
 mod guard;
@@ -12,18 +13,21 @@ mod invalid;
 mod main_path;
 mod outage;
 mod poison;
+mod prices;
 mod replay;
 mod stops;
+mod systemd;
+mod traces;
 
 use std::time::Duration;
 
 use outlay_loadtest::rig::{Jobs, Private, Rig, RigOptions};
 
 /// How long a test waits for what should take a second or two, on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A rig on the services of the machine; `None`, loudly, where there are none to use.
-pub(super) async fn rig(shape: impl FnOnce(&mut RigOptions)) -> Option<Rig> {
+pub(crate) async fn rig(shape: impl FnOnce(&mut RigOptions)) -> Option<Rig> {
     let mut options = RigOptions::new(env!("CARGO_BIN_EXE_outlay"));
     options.max_in_flight = 64;
     shape(&mut options);
@@ -55,11 +59,11 @@ pub(super) async fn private(which: &str) -> Option<Private> {
 }
 
 /// Hands on the rig's broker.
-pub(super) async fn sender(rig: &Rig) -> Jobs {
+pub(crate) async fn sender(rig: &Rig) -> Jobs {
     Jobs::connect(rig.amqp_url(), rig.prefix()).await.expect("the broker answers")
 }
 
 /// Ids with a common start.
-pub(super) fn ids(start: &str, n: usize) -> impl Iterator<Item = String> + use<'_> {
+pub(crate) fn ids(start: &str, n: usize) -> impl Iterator<Item = String> + use<'_> {
     (0..n).map(move |n| format!("{start}-{n:05}"))
 }

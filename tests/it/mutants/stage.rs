@@ -168,7 +168,7 @@ pub(super) async fn caught(
     let Some(right) = right else { return };
     holds(&right);
     for ((name, by), checks) in mutants.iter().zip(mutated) {
-        notices(name, by, &checks.expect("the services answered a moment ago"));
+        notices(name, &[by], &checks.expect("the services answered a moment ago"));
     }
 }
 
@@ -176,9 +176,10 @@ pub(super) fn holds(checks: &[Check]) {
     assert!(broken(checks).is_empty(), "without a mutant: {:#?}", broken(checks));
 }
 
-pub(super) fn notices(mutant: &str, by: &str, checks: &[Check]) {
+/// At least one of the checks `by` has found it out.
+pub(super) fn notices(mutant: &str, by: &[&str], checks: &[Check]) {
     let found = broken(checks);
-    let named = found.iter().find(|check| check.name == by);
+    let named = found.iter().find(|check| by.contains(&check.name.as_ref()));
     let named = named.unwrap_or_else(|| panic!("{mutant} is not caught by {by:?}, but by {found:#?}"));
     eprintln!("{mutant} is caught: {}: {}", named.name, named.detail);
 }

@@ -424,7 +424,7 @@ impl Run {
 
     /// The same, with the session left open for whoever else uses it.
     pub(super) async fn through(&self) {
-        let chores = Chores { reports: Arc::clone(&self.reports), fleet: None };
+        let chores = Chores { reports: Arc::clone(&self.reports), alerts: None, fleet: None };
         let janitor = self.tasks.spawn_service(janitor::keep(Arc::clone(&self.engine), chores));
         consumer::consume(&self.engine, &self.queue, self.slots).await.expect("a queue in memory");
         assert!(self.tasks.drain(Duration::from_secs(86_400)).await, "the run hangs");
@@ -464,7 +464,7 @@ struct Watch(Arc<Book>, u32);
 impl Observer for Watch {
     fn hear(&self, happened: &Happened<'_>) {
         match happened {
-            Happened::JobEnded(result) => {
+            Happened::JobEnded { result, .. } => {
                 self.0.seen().ended.entry(key_of(result)).or_default().push(result.status);
                 self.0.ended.send_modify(|ended| *ended += 1);
             }

@@ -1,5 +1,6 @@
 //! Values that tests are made of.
 
+pub(crate) mod browser;
 pub(crate) mod database;
 pub(crate) mod desk;
 pub(crate) mod services;

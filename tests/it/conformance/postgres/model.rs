@@ -1,14 +1,15 @@
 //! Random operations on the model and on the server: the answers and the windows are equal.
 
 use outlay::policy::budget::Window;
-use outlay::ports::Ledger;
+use outlay::ports::figures::Fresh;
 use outlay::ports::ledger::SessionSpec;
+use outlay::ports::{Figures as _, Ledger};
 use outlay::types::ledger::{CapReached, Conclusion, Next, ParkReason, ParkRequest, WindowKind};
 use outlay::types::{AttemptId, Bill, NanoUsd, Status, Wall};
 use proptest::prelude::*;
 use std::time::Duration;
 
-use super::{Fleet, Process};
+use super::{Fleet, Process, figures};
 use crate::conformance::{Bench, end};
 use crate::support::{job, key, result};
 
@@ -213,7 +214,15 @@ async fn compare(ops: Vec<Op>) {
         let (found, expected) = all_windows(&model, &mut fleet).await;
         assert_eq!(found, expected, "after step {at}: {op:?}");
         assert_eq!(fleet.admin.wrong_windows().await, 0, "after step {at}: {op:?}");
+        if at % 3 == 2 {
+            fleet.store.roll(Duration::ZERO).await.expect("a step");
+        }
+        if at % 7 == 6 {
+            let found = figures::summed(&fleet, Fresh::Live).await;
+            assert_eq!(found, figures::counted(&fleet).await, "after step {at}: {op:?}");
+        }
     }
+    figures::settled_sums(&fleet).await;
     process.kill().await;
 }
 

@@ -294,6 +294,12 @@ async fn nobody_follows_for_longer_than_it_can(b: Bench) {
     assert_eq!(told(&b, question("a")).await, "lead");
     b.park_queued("p", "b", 0, following(Some(5), &b)).await;
     b.park_queued("p", "c", 0, following(None, &b)).await;
+    let waiting = b.reports.waiting(None).await.expect("rows");
+    assert_eq!(
+        waiting.iter().map(|row| row.jobs).collect::<Vec<_>>(),
+        [2],
+        "one cause, whatever their times"
+    );
     b.clock.forward(4);
     assert_eq!(due(&b).await, 0);
     b.clock.forward(1);

@@ -224,6 +224,19 @@ async fn parking_looks_again(b: Bench) {
     };
     assert_eq!(ids().await, ["b", "c", "d"]);
     assert_eq!(b.reports.parked(Some(&"free".into())).await.expect("rows"), []);
+    let causes = async || {
+        let rows = b.reports.waiting(Some(&"p".into())).await.expect("rows");
+        let mut told: Vec<_> = rows.into_iter().map(|row| (row.reason.sentence(), row.jobs)).collect();
+        told.sort();
+        told
+    };
+    assert_eq!(
+        causes().await.iter().map(|(_, jobs)| *jobs).collect::<Vec<_>>(),
+        [1, 1, 1],
+        "{:?}",
+        causes().await
+    );
+    assert_eq!(b.reports.waiting(Some(&"free".into())).await.expect("rows"), []);
     assert!(b.lookup("p", "b", false).await.is_some_and(|known| known.finished.is_none()));
     let began = b.go("p", "b", 20).await;
     assert_eq!(ids().await, ["c", "d"]);
