@@ -67,8 +67,9 @@ async fn started_after(sender: &Jobs, commits: &mut Commits, id: &str) -> Result
     let published = jiff::Timestamp::now();
     sender.send(id, &job_body(id, "quiet")).await?;
     loop {
-        let results = commits.next(PATIENCE).await?;
-        if let Some(result) = results.iter().find(|result| result.id == id) {
+        let mut seen = commits.next(PATIENCE).await?;
+        seen.retain(|seen| seen.id == id);
+        if let Some(result) = commits.results(&seen).await?.get(id) {
             return Ok(result.stages[1].duration_since(published).as_secs_f64() * 1e3);
         }
     }

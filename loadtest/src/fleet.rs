@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use outlay_loadtest::record::{Recorder, RecorderHandle, RecorderOptions};
 use outlay_loadtest::report::{Chart, Sinks};
@@ -120,7 +120,8 @@ pub(crate) struct Latency {
     pub(crate) p90_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// Medians: from published to accepted, to the call, the call, to the result's commit.
+    /// Medians: from published to accepted, to the call, the call less the provider's own time, to the
+    /// result's commit.
     pub(crate) stages_p50_ms: [f64; 4],
 }
 
@@ -177,7 +178,7 @@ impl Fleet {
                 println!("fsync p50 {} us", found.fsync_p50_us);
                 let [queue, begin, call, end] = found.stages_p50_ms;
                 println!(
-                    "medians: queue {queue:.2} ms, begin {begin:.2} ms, call {call:.2} ms, conclude {end:.2} ms"
+                    "medians: queue {queue:.2} ms, begin {begin:.2} ms, around the call {call:.2} ms, conclude {end:.2} ms"
                 );
                 println!(
                     "{} jobs at {:.0}/s: added latency p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
@@ -358,6 +359,7 @@ pub(crate) async fn latency(
     let mut options = RigOptions::new(outlay);
     options.provider.latency.base_ms = provider_ms;
     let rig = Rig::start(options).await?;
+    rig.provider.time_calls();
     let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;
     // The jobs that warm up come before those that are timed.
     let jobs = u64::from(rate) * (u64::from(seconds) + 1);
@@ -441,27 +443,35 @@ async fn steady(rig: &Rig, rate: u32, seconds: u32, recorder: Option<&RecorderHa
         anyhow::Ok(sent)
     };
     let hear = async {
-        let mut heard = HashMap::with_capacity(jobs);
-        while heard.len() < jobs {
-            for result in commits.next(Duration::from_secs(20)).await? {
-                ensure!(result.status == "done", "{} ended {}", result.id, result.status);
-                heard.insert(result.id.clone(), result);
-            }
+        let mut seen = Vec::with_capacity(jobs);
+        while seen.len() < jobs {
+            seen.extend(commits.next(Duration::from_secs(20)).await?);
         }
-        Ok(heard)
+        Ok(seen)
     };
-    let (sent, heard) = tokio::try_join!(publish, hear)?;
+    let (sent, seen) = tokio::try_join!(publish, hear)?;
     worker.stop(Duration::from_secs(30)).await?;
+    let heard = commits.results(&seen).await?;
+    if let Some(result) = heard.values().find(|result| result.status != "done") {
+        bail!("{} ended {}", result.id, result.status);
+    }
+    // By the provider's own clock: what it takes to reach it and to read its answer is outlay's.
+    let calls = commits.jobs_of_calls().await?;
+    let mut own: HashMap<&str, Duration> = HashMap::with_capacity(jobs);
+    for (call, took) in rig.provider.times() {
+        let job = calls.get(&call).with_context(|| format!("a call {call} that nobody made"))?;
+        *own.entry(job).or_default() += took;
+    }
     let timed = |(id, (sent, sent_at)): (&String, &(Instant, jiff::Timestamp))| {
-        let result = &heard[id];
+        let (result, own) = (&heard[id], own.get(id.as_str()).copied().unwrap_or_default());
         let [queued, started, finished, came] = result.stages;
         let millis = |from: jiff::Timestamp, to: jiff::Timestamp| to.duration_since(from).as_secs_f64() * 1e3;
         Timed {
-            added: result.at.duration_since(*sent).saturating_sub(result.provider).as_secs_f64() * 1e3,
+            added: result.at.duration_since(*sent).saturating_sub(own).as_secs_f64() * 1e3,
             stages: [
                 millis(*sent_at, queued),
                 millis(queued, started),
-                millis(started, finished),
+                millis(started, finished) - own.as_secs_f64() * 1e3,
                 millis(finished, came),
             ],
         }

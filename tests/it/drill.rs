@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outlay_loadtest::drill::{Kind, Options};
+use outlay_loadtest::drill::{Kind, LONG_TERM, Options};
 use outlay_loadtest::rig::{Unavailable, Unreachable};
 use tokio::sync::Semaphore;
 
@@ -26,11 +26,17 @@ pub(crate) async fn drill(kind: Kind, seconds: u64, shape: impl FnOnce(&mut Opti
         }
         Err(error) => panic!("{error:#}"),
     };
-    let broken: Vec<String> = (report.checks.iter().filter(|check| !check.held))
+    let (long_term, rules): (Vec<_>, Vec<_>) =
+        report.checks.iter().partition(|check| LONG_TERM.contains(&check.name.as_str()));
+    // Told, and decides nothing: this takes seconds, beside other tests.
+    for check in long_term.iter().filter(|check| !check.held) {
+        eprintln!("{}: not here: {}", check.name, check.detail);
+    }
+    let broken: Vec<String> = (rules.iter().filter(|check| !check.held))
         .map(|check| format!("{}: {}", check.name, check.detail))
         .collect();
     assert!(broken.is_empty(), "{}\n{}\n{:?}", report.title, broken.join("\n"), report.facts);
-    assert!(report.checks.len() > 12, "{:?}", report.checks);
+    assert!(rules.len() > 12, "{:?}", report.checks);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use outlay::policy::price::schedule::MARGIN;
 use outlay_loadtest::provider::{Fault, Price};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
@@ -347,7 +348,7 @@ async fn a_planned_price_takes_effect_under_a_run() {
     let states: Vec<_> =
         (0..3).map(|at| listed[at]["state"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(states, ["in_force", "revoked", "past"]);
-    // Each attempt pins the version that held when it began.
+    // Each attempt pins the version that held when its permission was asked for, and begins soon after.
     let versions = rows(
         &desk,
         "SELECT CAST(price_version AS TEXT), CAST(min(begun_at) AS TEXT), CAST(max(begun_at) AS TEXT), \
@@ -357,7 +358,9 @@ async fn a_planned_price_takes_effect_under_a_run() {
     let [first, second] = &versions[..] else { panic!("{versions:?}") };
     let at = |text: &String| text.parse::<i64>().expect("a time");
     assert_eq!((&*first[0], &*second[0]), ("1", "3"));
-    assert!(at(&first[2]) <= from.as_microsecond() && at(&second[1]) >= from.as_microsecond());
+    let soon = i64::try_from(MARGIN.as_micros()).expect("seconds");
+    assert!(at(&first[2]) <= from.as_microsecond() + soon, "{versions:?} around {from}");
+    assert!(at(&second[1]) >= from.as_microsecond(), "{versions:?} around {from}");
     assert_eq!((&*first[3], &*second[3]), ("0", "0"), "a bill was above its hold");
     let (spent, presumed) = desk.spent_and_presumed().await;
     let billed = desk.provider.stats().billed_nano_usd;

@@ -31,6 +31,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
+pub use self::soak::LONG_TERM;
 use crate::report::{Report, Sinks};
 
 /// Breaks a fleet in one way, again and again, and checks that its promises hold

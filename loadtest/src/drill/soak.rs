@@ -34,6 +34,12 @@ const GROWTH_FILES: u64 = 64;
 const KEPT_UP_PERCENT: u64 = 50;
 const BACKLOG_S: f64 = 6.0;
 
+const MEMORY: &str = "The memory of workers does not grow";
+const FILES: &str = "The open files of workers do not grow";
+const PACE: &str = "The fleet keeps up all the time";
+/// The checks that only minutes on a machine of its own can decide.
+pub const LONG_TERM: [&str; 3] = [MEMORY, FILES, PACE];
+
 /// A small fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Small {
@@ -279,21 +285,21 @@ impl Faults for Soak {
             growth.iter().map(|(id, [early, late], _)| format!("{id}: {early} to {late} MiB")).collect();
         let fits = |early: u64, late: u64| late <= early + early * GROWTH_PERCENT / 100 + GROWTH_MIB;
         checks.push(seen(
-            "The memory of workers does not grow",
+            MEMORY,
             growth.len() >= SPARED && growth.iter().all(|(_, [early, late], _)| fits(*early, *late)),
             memory.join(", "),
         ));
         let files: Vec<String> =
             growth.iter().map(|(id, _, [early, late])| format!("{id}: {early} to {late}")).collect();
         checks.push(seen(
-            "The open files of workers do not grow",
+            FILES,
             growth.len() >= SPARED
                 && growth.iter().all(|(_, _, [early, late])| *early > 0 && *late <= early + GROWTH_FILES),
             files.join(", "),
         ));
         let (thirds, backlog_s) = (self.thirds(), self.backlog_s());
         checks.push(seen(
-            "The fleet keeps up all the time",
+            PACE,
             thirds.len() == 3
                 && backlog_s <= BACKLOG_S
                 && thirds

@@ -19,7 +19,7 @@ use anyhow::Result;
 use hyper::{Response, StatusCode, header::HeaderName, header::HeaderValue};
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -47,6 +47,8 @@ pub(crate) struct Provider {
     began: Instant,
     terms: RwLock<Terms>,
     pub(crate) book: Arc<Book>,
+    /// How long each call took, where somebody wants to know.
+    pub(crate) times: OnceLock<Mutex<Vec<(String, Duration)>>>,
 }
 
 struct Terms {
@@ -70,7 +72,8 @@ struct Call<'a> {
 impl Provider {
     /// `config` must have been validated.
     pub(crate) fn new(config: ProviderConfig, book: Book) -> Self {
-        Self { began: now().mono, terms: RwLock::new(Terms::new(config, None)), book: Arc::new(book) }
+        let terms = RwLock::new(Terms::new(config, None));
+        Self { began: now().mono, terms, book: Arc::new(book), times: OnceLock::new() }
     }
 
     /// The configuration of the moment, with what is left of each rule as its `times`.

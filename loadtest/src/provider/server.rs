@@ -5,6 +5,7 @@ use super::{
     body::Body,
     book::{Bill, Book, Stats},
     call::{Ending, Plan, Provider},
+    clock::now,
     config::ProviderConfig,
     gemini,
     reply::{CREATED, Problem, Quoted, refusal, response},
@@ -25,7 +26,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -99,6 +100,18 @@ impl Running {
     /// All bills so far, in the order of their calls.
     pub fn bills(&self) -> Vec<Bill> {
         self.provider.book.bills()
+    }
+
+    /// Keeps from now on how long each call took.
+    pub fn time_calls(&self) {
+        self.provider.times.get_or_init(Mutex::default);
+    }
+
+    /// How long the calls took since [`Running::time_calls`], from a request's head to its answer, by
+    /// attempt id; without the calls that named none.
+    pub fn times(&self) -> Vec<(String, Duration)> {
+        let times = self.provider.times.get();
+        times.map(|times| times.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 
     /// The configuration of the moment; the `times` of its rules are the uses still left.
@@ -183,6 +196,7 @@ async fn converse(stream: TcpStream, provider: Arc<Provider>) {
 }
 
 async fn serve(provider: Arc<Provider>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let began = now().mono;
     let (head, body) = request.into_parts();
     let (dialect, model) = match (&head.method, head.uri.path()) {
         (&Method::POST, "/v1/chat/completions") => (Dialect::OpenAi, None),
@@ -199,7 +213,12 @@ async fn serve(provider: Arc<Provider>, request: Request<Incoming>) -> io::Resul
         Some(body) => provider.take(dialect, model, attempt_id, &body),
         None => provider.unreadable(dialect, attempt_id, &Problem::too_large()),
     };
-    carry_out(plan).await
+    let answer = carry_out(plan).await;
+    if let (Some(times), Some(id)) = (provider.times.get(), attempt_id) {
+        let took = (id.to_owned(), now().mono - began);
+        times.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+    }
+    answer
 }
 
 /// An error, to hyper, means that the connection is to be closed without an answer.

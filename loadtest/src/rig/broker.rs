@@ -127,8 +127,6 @@ pub struct Heard {
     pub id: String,
     /// How it ended.
     pub status: String,
-    /// Time that its calls took.
-    pub provider: Duration,
     /// When it came.
     pub at: Instant,
     /// When it was accepted, its first call began, it became terminal, and it came.
@@ -136,18 +134,15 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Reads a result that came just now, at `at`.
-    pub(super) fn read(body: &[u8], at: Instant) -> Result<Self> {
-        let came = jiff::Timestamp::now();
+    /// Reads a result that came at `at`, which by the calendar is `came`.
+    pub(super) fn read(body: &[u8], at: Instant, came: jiff::Timestamp) -> Result<Self> {
         let result: serde_json::Value = serde_json::from_slice(body)?;
         let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
-        let millis = result["timing"]["provider_ms"].as_u64().unwrap_or_default();
         let stage =
             |field: &str| result["timing"][field].as_str().and_then(|text| text.parse().ok()).unwrap_or(came);
         Ok(Self {
             id: text("id"),
             status: text("status"),
-            provider: Duration::from_millis(millis),
             at,
             stages: [stage("queued_at"), stage("started_at"), stage("finished_at"), came],
         })
@@ -191,7 +186,7 @@ impl Listener {
         };
         let at = Instant::now();
         let delivery = delivery.context("the broker went away")??;
-        Ok(Some(Heard::read(&delivery.data, at)?))
+        Ok(Some(Heard::read(&delivery.data, at, jiff::Timestamp::now())?))
     }
 
     /// Hears results until there are `n` different ones, each with how often it came.

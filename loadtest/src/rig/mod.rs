@@ -19,7 +19,7 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 
 pub use self::broker::{Heard, Jobs, Listener, dead_letters, delete_queue, job_body};
-pub use self::commits::Commits;
+pub use self::commits::{Commits, Seen};
 pub use self::counts::Counts;
 pub use self::private::{Private, Unavailable};
 pub use self::worker::{Worker, open_files, processor_time, resident_mib, resident_peak_mib};
