@@ -68,6 +68,12 @@ impl Private {
         options.amqp_url.clone_from(&self.amqp_url);
     }
 
+    /// Where this Postgres is, if it is among them.
+    #[must_use]
+    pub fn postgres_url(&self) -> Option<&str> {
+        self.postgres_url.as_deref()
+    }
+
     /// `kill9`, `restart`, `pause` or `resume` one of them.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::rows;
 use super::session::{Address, Shared};
 use super::stage::{Batches, Keyed, Reply, Waiting};
-use super::trouble::{Sql, Trouble, odd_row, told, trouble};
+use super::trouble::{Sql, Trouble, may_be_written, odd_row, told, trouble};
 use crate::policy::gate;
 use crate::policy::text::{storable_key, without_nul};
 use crate::types::ledger::{Begin, BeginRequest, CapReached};
@@ -97,12 +97,12 @@ impl Beginner {
                 Err(error) => error,
             };
             match trouble(&error) {
-                Trouble::Again => {
+                Trouble::Again if !may_be_written(&error) => {
                     tracing::warn!(%error, "the store was busy; asking again");
                     todo.push(range);
                     self.link.pause().await;
                 }
-                Trouble::Lost => {
+                Trouble::Lost | Trouble::Again => {
                     // Committed or not, these calls are never made.
                     self.link.lose(&error);
                     self.renew(worker, &asked, is_over).await;
@@ -216,8 +216,9 @@ async fn ask(
         })
         .collect();
     let row = sqlx::query(
-        "SELECT at, code, note, resets, amount, generation, attempt_no FROM outlay.begin_batch(\
-           $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        "CALL outlay.begin_calls(\
+           $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
+           NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
     )
     .bind(worker.0)
     .bind(shared.run.map(|run| run.0))

@@ -201,9 +201,9 @@ async fn tell(conn: &mut PgConnection, shared: &Shared, batch: &mut [Told]) -> S
         };
     }
     let row = sqlx::query(
-        "SELECT finished, overshoot, outbox FROM outlay.conclude_batch(\
+        "CALL outlay.conclude_calls(\
            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-           $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)",
+           $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, NULL, NULL, NULL)",
     )
     .bind(shared.told_now())
     .bind(column!(|item| item.key.project.as_str()))

@@ -12,13 +12,10 @@ use super::rows::{self, window_columns};
 use super::trouble::{Sql, odd_row};
 use crate::policy::admission::Unit;
 use crate::policy::budget::Window;
-use crate::ports::figures::{
-    Fresh, PriceVersion, Rolled, ShareRow, SpendAsk, SpendSum, SpendSums, WorkerRow,
-};
+use crate::ports::figures::{Fresh, Rolled, ShareRow, SpendAsk, SpendSum, SpendSums, WorkerRow};
 use crate::ports::{Figures, StoreError};
-use crate::types::catalogue::Prices;
 use crate::types::ledger::WindowKind;
-use crate::types::{ModelId, PicoUsdPerToken, ProjectId, Usage, Wall, WorkerId};
+use crate::types::{ProjectId, Usage, Wall, WorkerId};
 
 /// How far the sums stay behind: most calls have ended by then, and a clock that is set back a little
 /// does no harm.
@@ -69,16 +66,6 @@ impl Figures for Store {
             );
             let query = sqlx::query(sql).bind(project.map(ProjectId::as_str)).bind(kind.as_str());
             query.bind(since.0).fetch_all(conn).await?.iter().map(rows::window).collect()
-        })
-    }
-
-    async fn price_history(&self, model: Option<&ModelId>) -> Result<Vec<PriceVersion>, StoreError> {
-        look!(self, |conn| async {
-            let sql = "SELECT model, version, input, cached_input, cache_write, output, greatest(since, effective_at) \
-                       FROM outlay.model_price WHERE revoked_at IS NULL AND ($1::text IS NULL OR model = $1) \
-                       ORDER BY 1, 7, 2";
-            let query = sqlx::query(sql).bind(model.map(ModelId::as_str));
-            query.fetch_all(conn).await?.iter().map(price).collect()
         })
     }
 
@@ -184,18 +171,6 @@ fn sum(row: &PgRow) -> Sql<SpendSum> {
             reasoning_tokens: count(16)?,
         },
     })
-}
-
-fn price(row: &PgRow) -> Sql<PriceVersion> {
-    let price = |at: usize| Sql::Ok(row.try_get::<Option<i64>, _>(at)?.map(PicoUsdPerToken));
-    let prices = match (price(2)?, price(3)?, price(4)?, price(5)?) {
-        (Some(input), Some(cached_input), Some(cache_write), Some(output)) => {
-            Some(Prices { input, cached_input, cache_write, output })
-        }
-        _ => None,
-    };
-    let (model, version) = (row.try_get::<&str, _>(0)?.into(), row.try_get(1)?);
-    Ok(PriceVersion { model, version, prices, since: Wall(row.try_get(6)?) })
 }
 
 fn worker(row: &PgRow) -> Sql<WorkerRow> {

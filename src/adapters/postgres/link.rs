@@ -66,11 +66,19 @@ impl Dialer {
             return options.options([("synchronous_commit", "off")]).connect().await;
         }
         let mut conn = options.connect().await?;
-        // Before anything of money: this may be another database than the last time.
+        // Before anything of money: this may be another database than the last time, or one that does not let
+        // us wait for its disk.
         let notice = sqlx::query("SELECT outlay.notice_place($1)").bind(restore::STOP_REASON);
         notice.execute(&mut conn).await?;
+        write_down(&mut conn).await?;
         Ok(conn)
     }
+}
+
+/// Waits until what this connection has seen of others is on disk: they let go of their locks before it is.
+/// Needed before anything that is done outside of the database because of it.
+pub(super) async fn write_down(conn: &mut PgConnection) -> Sql<()> {
+    sqlx::query("SELECT outlay.write_down()").execute(conn).await.map(drop)
 }
 
 /// Encrypts nothing on its way within this machine, unless the URL requires it: it would protect it from

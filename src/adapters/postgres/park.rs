@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::link::write_down;
 use super::session::{Address, Shared};
 use super::trouble::{Sql, odd_row};
 use super::{jobs, rows};
@@ -46,6 +47,7 @@ impl Parking {
 }
 
 /// The code of a job that was cancelled before it came.
+const FINISHED: i32 = 2;
 const CANCELLED: i32 = 3;
 
 /// Parks jobs, each once: of several about one job the last one is kept.
@@ -101,12 +103,15 @@ pub(super) async fn park(conn: &mut PgConnection, shared: &Shared, all: &[&Parki
             jobs::write_cancelled(conn, &item.key, 1, &result, shared.publisher().is_some()).await?;
         }
     }
+    if codes.contains(&FINISHED) {
+        write_down(conn).await?;
+    }
     let parked = |item: &&Parking| {
         let at = places.get(&item.key).copied().unwrap_or(usize::MAX);
         Ok(match codes.get(at) {
             Some(0) => Parked::Kept,
             Some(1) => Parked::RoomAgain,
-            Some(2) => {
+            Some(&FINISHED) => {
                 let status = statuses.get(at).and_then(Option::as_deref);
                 Parked::Finished(rows::word(status.ok_or_else(|| odd_row("an end without its status"))?)?)
             }
@@ -165,6 +170,9 @@ pub(super) async fn lookup(
             parked: known_parked(row.try_get(5)?, row.try_get(6)?)?,
         };
         found.insert(n, known);
+    }
+    if found.values().any(|known| known.finished.is_some()) {
+        write_down(conn).await?;
     }
     let sql = "SELECT u.n, a.generation, a.attempt_no, a.provider, a.model, a.outcome, a.counted, a.provider_ms, a.state, \
                  position($3 in a.explanation) > 0 \

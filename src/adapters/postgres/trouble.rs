@@ -46,6 +46,13 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
     }
 }
 
+/// Whether an error that speaks of nothing written may have come when the lock had been let go of already and
+/// only the disk was waited for. Whoever repeats what must not be done twice has to ask.
+pub(super) fn may_be_written(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("57014" | "53200"))
+}
+
 /// A row that the schema should have made impossible.
 pub(super) fn odd_row(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::Decode(what.into())

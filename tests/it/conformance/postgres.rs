@@ -1,6 +1,7 @@
 //! What only a server can do: be lost in mid-sentence, end a silent session, keep many apart.
 
 mod admin;
+mod crash;
 mod figures;
 mod model;
 mod sessions;
@@ -55,7 +56,10 @@ struct Fleet {
 impl Fleet {
     /// `None` without a server.
     async fn new() -> Option<Self> {
-        let database = Database::new().await?;
+        Some(Self::on(Database::new().await?).await)
+    }
+
+    async fn on(database: Database) -> Self {
         let clock = TestClock::at(START);
         let dyn_clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&clock);
         let store = Store::open(&database.url(), Mode::Create, dyn_clock).await.expect("a store");
@@ -64,7 +68,7 @@ impl Fleet {
         admin.seed("free", "UTC", true, None).await;
         admin.seed("bare", "UTC", false, None).await;
         admin.seed("berlin", "Europe/Berlin", false, Some(100)).await;
-        Some(Self { clock, store: store.on_callers_clock(), admin, database, attempts: AtomicU64::new(1) })
+        Self { clock, store: store.on_callers_clock(), admin, database, attempts: AtomicU64::new(1) }
     }
 
     async fn process(&self, spec: SessionSpec) -> Process {

@@ -21,7 +21,11 @@ pub(crate) fn server() -> String {
 impl Database {
     /// A new, empty database; `None` without a server, which is a failure where services are required.
     pub(crate) async fn new() -> Option<Self> {
-        let server = server();
+        Self::at(server()).await
+    }
+
+    /// The same on another server than the usual one; its address ends with a slash.
+    pub(crate) async fn at(server: String) -> Option<Self> {
         let name = format!("outlay_test_{}", Uuid::now_v7().simple());
         let mut conn = match PgConnection::connect(&format!("{server}postgres")).await {
             Ok(conn) => conn,

@@ -208,7 +208,7 @@ async fn prices_and_workers_are_listed(mut b: Bench) {
     let history = figures(&b).price_history(None).await.expect("prices");
     let told: Vec<_> = history
         .iter()
-        .map(|p| (p.model.as_str(), p.version, p.prices, p.since.millis_since(started)))
+        .map(|p| (p.model.as_str(), p.version, p.prices, p.holds_from().millis_since(started)))
         .collect();
     assert_eq!(told, [("m", 1, price(5), 0), ("m", 2, price(6), 60_000), ("x", 1, None, 0)]);
     assert_eq!(figures(&b).price_history(Some(&"x".into())).await.expect("prices").len(), 1);
