@@ -56,6 +56,8 @@ enum Question {
         /// The folder of a built bare pipeline, to run just before and after
         #[arg(long, value_name = "FOLDER")]
         bare: Option<PathBuf>,
+        #[command(flatten)]
+        disk: Disk,
     },
     /// From published to the result's commit, less the time of the call, at a steady rate
     Latency {
@@ -68,6 +70,8 @@ enum Question {
         /// The provider's own time
         #[arg(long, default_value_t = 20.0)]
         provider_ms: f64,
+        #[command(flatten)]
+        disk: Disk,
     },
     /// How long one project's first job waits behind another project's backlog
     Fairness {
@@ -93,6 +97,25 @@ enum Question {
         #[arg(long, default_value_t = 4)]
         rounds: usize,
     },
+}
+
+/// What the database writes to.
+#[derive(Args)]
+struct Disk {
+    /// Milliseconds that each commit waits longer for the disk, up to 100: what a slower one would do
+    #[arg(long, default_value_t = 0.0, value_parser = disk_ms)]
+    disk_ms: f64,
+}
+
+impl Disk {
+    fn slower(&self) -> Duration {
+        Duration::from_secs_f64(self.disk_ms / 1e3)
+    }
+}
+
+fn disk_ms(text: &str) -> Result<f64, String> {
+    let ms: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=100.0).contains(&ms) { Ok(ms) } else { Err("it is from 0 to 100".to_owned()) }
 }
 
 #[derive(Serialize)]
@@ -135,9 +158,10 @@ impl Fleet {
         let is_recorded = self.sinks.report.is_some();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match &self.question {
-            Question::Throughput { jobs, workers, slots, cache, bare } => {
+            Question::Throughput { jobs, workers, slots, cache, bare, disk } => {
                 let mut options = RigOptions::new(outlay);
                 options.max_in_flight = *slots;
+                options.slower_disk = disk.slower();
                 if *cache {
                     options.more = "[defaults]\ncache_ttl = \"1h\"\n".to_owned();
                 }
@@ -168,8 +192,11 @@ impl Fleet {
                 }
                 ensure!(found.billed_equals_spent, "the bill book and the ledger disagree");
             }
-            Question::Latency { rate, seconds, provider_ms } => {
-                let measured = latency(&outlay, *rate, *seconds, *provider_ms, is_recorded);
+            Question::Latency { rate, seconds, provider_ms, disk } => {
+                let mut options = RigOptions::new(&outlay);
+                options.provider.latency.base_ms = *provider_ms;
+                options.slower_disk = disk.slower();
+                let measured = latency(options, *rate, *seconds, is_recorded);
                 let (found, charts) = runtime.block_on(measured)?;
                 self.sinks.page(&latency_report(&found, charts))?;
                 if self.sinks.json {
@@ -350,14 +377,11 @@ pub(crate) async fn declare(rig: &Rig) -> Result<()> {
 }
 
 pub(crate) async fn latency(
-    outlay: &Path,
+    options: RigOptions,
     rate: u32,
     seconds: u32,
-    provider_ms: f64,
     is_recorded: bool,
 ) -> Result<(Latency, Vec<Chart>)> {
-    let mut options = RigOptions::new(outlay);
-    options.provider.latency.base_ms = provider_ms;
     let rig = Rig::start(options).await?;
     rig.provider.time_calls();
     let fsync_p50_us = crate::bench::fsync_p50_us(rig.folder())?;

@@ -115,7 +115,9 @@ impl Bench {
                 document.throughput(&runtime.block_on(run)?.0, RATIO_MIN);
             }
             Part::Overhead => {
-                document.overhead(&runtime.block_on(latency(outlay, 500, 20, 20.0, false))?.0);
+                let mut options = RigOptions::new(outlay);
+                options.provider.latency.base_ms = 20.0;
+                document.overhead(&runtime.block_on(latency(options, 500, 20, false))?.0);
                 document.fairness(&runtime.block_on(fairness(outlay, 10_000, 256, 500.0))?);
             }
             Part::Inflight => document.inflight(&runtime.block_on(inflight(outlay, 15_000, 5.0, 4))?),

@@ -9,16 +9,25 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::Heard;
 
-/// The rig's own database tells of every statement that wrote results, as soon as that is committed.
-/// Whoever looks again and again instead is late by half of what he waits, and slows down what he measures.
+/// The rig's own database tells of every statement that wrote results, as soon as it is on disk: what is only
+/// visible yet is kept until the session's next wait for the disk. Whoever looks again and again instead is
+/// late by half of what he waits, and slows down what he measures.
 const TELL: &str = "
     CREATE OR REPLACE FUNCTION public.tell_results() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM pg_notify('rig_results', (SELECT string_agg(f.job_id, ' ') FROM fresh f));
+        PERFORM set_config('rig.results', (SELECT string_agg(f.job_id, ' ') FROM fresh f), false);
         RETURN NULL;
     END $$;
     CREATE OR REPLACE TRIGGER tell_results AFTER INSERT ON outlay.result
-    REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION public.tell_results();";
+    REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION public.tell_results();
+    CREATE OR REPLACE FUNCTION outlay.write_down() RETURNS pg_lsn LANGUAGE plpgsql AS $$
+    BEGIN
+        IF current_setting('rig.results', true) <> '' THEN
+            PERFORM pg_notify('rig_results', current_setting('rig.results'));
+            PERFORM set_config('rig.results', '', false);
+        END IF;
+        RETURN pg_logical_emit_message(true, 'outlay', '');
+    END $$;";
 
 /// A job whose result is committed.
 #[derive(Debug, Clone)]
@@ -69,8 +78,10 @@ impl Commits {
         let ids: Vec<_> = seen.iter().map(|seen| seen.id.as_str()).collect();
         let sql = "SELECT job_id, body FROM outlay.result WHERE job_id = ANY ($1)";
         let rows = sqlx::query(sql).bind(ids).fetch_all(&mut self.connection).await?;
-        let bodies: HashMap<String, String> =
-            rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>()?;
+        let bodies: HashMap<String, String> = rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, sqlx::Error>>()?;
         let heard = seen.iter().map(|seen| {
             let body = bodies.get(&seen.id).with_context(|| format!("{} has no result", seen.id))?;
             Ok((seen.id.clone(), Heard::read(body.as_bytes(), seen.at, seen.came)?))

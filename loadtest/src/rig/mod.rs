@@ -86,6 +86,8 @@ pub struct RigOptions {
     pub amqp_url: Option<String>,
     /// What the environment of its workers has besides.
     pub environment: Vec<(String, String)>,
+    /// How much longer every commit that waits for the disk waits, as on a slower one; a superuser may say so.
+    pub slower_disk: Duration,
 }
 
 impl RigOptions {
@@ -103,6 +105,7 @@ impl RigOptions {
             postgres_url: None,
             amqp_url: None,
             environment: Vec::new(),
+            slower_disk: Duration::ZERO,
         }
     }
 }
@@ -173,6 +176,12 @@ impl Rig {
             .await
             .map_err(|error| unreachable("RabbitMQ", &amqp_url, error.root_cause().to_string()))?;
         execute(&mut admin, &format!("CREATE DATABASE {database}")).await?;
+        if !options.slower_disk.is_zero() {
+            let micros = options.slower_disk.as_micros();
+            for setting in [format!("commit_delay = {micros}"), "commit_siblings = 0".to_owned()] {
+                execute(&mut admin, &format!("ALTER DATABASE {database} SET {setting}")).await?;
+            }
+        }
         admin.close().await?;
         let price = Price { input: INPUT_PICO_USD, cached_input: INPUT_PICO_USD, output: OUTPUT_PICO_USD };
         options.provider.prices.insert("m".into(), price);
