@@ -16,8 +16,9 @@ use crate::policy::doctor::{
 };
 use crate::policy::forecast::{LOOK_BACK, Look};
 use crate::ports::checkup::{self, Doctor, EndedJob};
-use crate::ports::figures::{Fresh, Grain, PriceVersion, SpendAsk, SpendSum};
+use crate::ports::figures::{Fresh, Grain, SpendAsk, SpendSum};
 use crate::ports::{Checkup, Clock, Directory, Figures, StoreError};
+use crate::types::price::PriceVersion;
 use crate::types::{ModelId, NanoUsd, ProjectId, Wall};
 
 /// How far back jobs that ended are looked at, and how many at most.
@@ -211,8 +212,8 @@ impl Examiner {
         let looked = |what: &str| matches!(what, "prices_imported" | "prices_checked");
         let looked_at = events.iter().filter(|event| looked(&event.what)).map(|event| event.at).max();
         let fact = |(model, is_known): &(ModelId, bool)| {
-            let newest =
-                history.iter().filter(|version| version.model == *model).map(|version| version.since);
+            let of_it = history.iter().filter(|version| version.model == *model);
+            let newest = of_it.map(PriceVersion::holds_from);
             let checked_at = newest.chain(looked_at).max();
             PriceFact { model: model.clone(), is_known: *is_known, checked_at }
         };

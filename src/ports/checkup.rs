@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 
 use super::StoreError;
-use super::figures::PriceVersion;
 use super::reports::AttemptRow;
 use crate::policy::doctor::routes::{Call, Decision, JudgedDay, RouteFacts};
 use crate::policy::doctor::{CacheFacts, EndFact, Finding, LaneFact, PresumedFacts};
+use crate::types::price::PriceVersion;
 use crate::types::{AttemptOutcome, JobResult, Status, Wall};
 
 /// A job that has ended, with its calls in order.
@@ -75,7 +75,8 @@ pub fn route_facts(ended: &[EndedJob], history: &[PriceVersion]) -> RouteFacts {
         ..RouteFacts::default()
     };
     for version in history {
-        facts.prices.entry(version.model.clone()).or_default().push((version.since, version.prices));
+        let prices = facts.prices.entry(version.model.clone()).or_default();
+        prices.push((version.holds_from(), version.prices));
     }
     facts
 }

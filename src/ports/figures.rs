@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::StoreError;
+use super::{PriceBook, StoreError};
 use crate::policy::admission::Unit;
 use crate::policy::budget::Window;
-use crate::types::catalogue::Prices;
+use crate::policy::price::schedule;
 use crate::types::ledger::WindowKind;
+use crate::types::price::PriceVersion;
 use crate::types::{ModelId, NanoUsd, ProjectId, ProviderId, TaskId, Usage, Wall, WorkerId};
 
 /// How new the sums have to be.
@@ -101,19 +102,6 @@ pub struct SpendSum {
     pub usage: Usage,
 }
 
-/// A version of a model's price.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PriceVersion {
-    /// The model.
-    pub model: ModelId,
-    /// Counted from 1 for each model.
-    pub version: i64,
-    /// The prices; `None` where none was known.
-    pub prices: Option<Prices>,
-    /// From when on it holds; later than now where it is planned.
-    pub since: Wall,
-}
-
 /// A ledger session: a process that may spend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerRow {
@@ -169,7 +157,7 @@ pub struct Rolled {
 
 /// Figures for people.
 #[async_trait]
-pub trait Figures: Send + Sync {
+pub trait Figures: PriceBook {
     /// Brings the sums a step further, at most some ten thousand calls: a short transaction beside those
     /// of money, done by one process at a time, and by none for `pause` after it. A crash in the middle
     /// loses nothing and doubles nothing.
@@ -188,7 +176,9 @@ pub trait Figures: Send + Sync {
     ) -> Result<Vec<Window>, StoreError>;
 
     /// Every version of every price that was not taken back, by model, in the order in which they hold.
-    async fn price_history(&self, model: Option<&ModelId>) -> Result<Vec<PriceVersion>, StoreError>;
+    async fn price_history(&self, model: Option<&ModelId>) -> Result<Vec<PriceVersion>, StoreError> {
+        Ok(schedule::history(self.versions(model).await?))
+    }
 
     /// Sessions that are alive, and those that ended after `since`; the newest first.
     async fn workers(&self, since: Wall) -> Result<Vec<WorkerRow>, StoreError>;

@@ -49,6 +49,14 @@ pub struct PriceVersion {
     pub revoked_at: Option<Wall>,
 }
 
+impl PriceVersion {
+    /// The instant from which on it holds: no version holds before it was written down.
+    #[must_use]
+    pub fn holds_from(&self) -> Wall {
+        self.written_at.max(self.effective_at)
+    }
+}
+
 /// What came of planning a price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planned {

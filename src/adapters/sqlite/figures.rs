@@ -10,11 +10,10 @@ use super::open::Store;
 use super::rows::{self, window_columns};
 use super::trouble::Sql;
 use crate::policy::budget::Window;
-use crate::ports::figures::{PriceVersion, Rolled, ShareRow, SpendAsk, SpendSum, SpendSums, WorkerRow};
+use crate::ports::figures::{Rolled, ShareRow, SpendAsk, SpendSum, SpendSums, WorkerRow};
 use crate::ports::{Figures, StoreError};
-use crate::types::catalogue::Prices;
 use crate::types::ledger::WindowKind;
-use crate::types::{ModelId, PicoUsdPerToken, ProjectId, Usage, Wall, WorkerId};
+use crate::types::{ProjectId, Usage, Wall, WorkerId};
 
 #[async_trait]
 impl Figures for Store {
@@ -46,14 +45,6 @@ impl Figures for Store {
         let query = sqlx::query(sql).bind(project.map(ProjectId::as_str)).bind(kind.as_str()).bind(since.0);
         let found = query.fetch_all(&mut *reads).await;
         found.and_then(|rows| rows.iter().map(rows::window).collect()).map_err(|error| self.told(&error))
-    }
-
-    async fn price_history(&self, model: Option<&ModelId>) -> Result<Vec<PriceVersion>, StoreError> {
-        let mut reads = self.reads.lock().await;
-        let sql = "SELECT model, version, input, cached_input, cache_write, output, max(since, effective_at) \
-                   FROM model_price WHERE revoked_at IS NULL AND (?1 IS NULL OR model = ?1) ORDER BY 1, 7, 2";
-        let found = sqlx::query(sql).bind(model.map(ModelId::as_str)).fetch_all(&mut *reads).await;
-        found.and_then(|rows| rows.iter().map(price).collect()).map_err(|error| self.told(&error))
     }
 
     async fn workers(&self, since: Wall) -> Result<Vec<WorkerRow>, StoreError> {
@@ -114,18 +105,6 @@ fn sum(row: &SqliteRow) -> Sql<SpendSum> {
             reasoning_tokens: count(16)?,
         },
     })
-}
-
-fn price(row: &SqliteRow) -> Sql<PriceVersion> {
-    let price = |at: usize| Sql::Ok(row.try_get::<Option<i64>, _>(at)?.map(PicoUsdPerToken));
-    let prices = match (price(2)?, price(3)?, price(4)?, price(5)?) {
-        (Some(input), Some(cached_input), Some(cache_write), Some(output)) => {
-            Some(Prices { input, cached_input, cache_write, output })
-        }
-        _ => None,
-    };
-    let (model, version) = (row.try_get::<&str, _>(0)?.into(), row.try_get(1)?);
-    Ok(PriceVersion { model, version, prices, since: Wall(row.try_get(6)?) })
 }
 
 fn worker(row: &SqliteRow) -> Sql<WorkerRow> {

@@ -17,6 +17,7 @@ use crate::policy::access::Action;
 use crate::types::ModelId;
 use crate::types::access::Caller;
 use crate::types::catalogue::{Offer, Prices, ServiceTier, Tier};
+use crate::types::price::PriceVersion;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Parts>> {
     OpenApiRouter::new()
@@ -166,9 +167,9 @@ async fn prices(
     if found.is_empty() && parts.catalogue.iter().all(|offer| offer.id != id) {
         return Err(unknown(&id));
     }
-    let view = |row: &crate::ports::figures::PriceVersion| PriceView {
+    let view = |row: &PriceVersion| PriceView {
         version: row.version,
-        since: Time(row.since),
+        since: Time(row.holds_from()),
         prices: row.prices.as_ref().map(Into::into),
     };
     Ok(Json(PriceHistory { model: id.to_string(), items: found.iter().map(view).collect() }))

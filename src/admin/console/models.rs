@@ -19,9 +19,10 @@ use crate::policy::access::Action;
 use crate::policy::breaker::shared::{BreakerKey, BreakerRow};
 use crate::policy::wording::time_in;
 use crate::ports::directory::Event;
-use crate::ports::figures::{Fresh, Grain, PriceVersion, SpendAsk};
+use crate::ports::figures::{Fresh, Grain, SpendAsk};
 use crate::ports::records::EventPage;
 use crate::types::catalogue::{Offer, Prices};
+use crate::types::price::PriceVersion;
 use crate::types::{ModelId, Wall};
 
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -141,7 +142,7 @@ fn priced(version: &PriceVersion) -> Priced {
         version.prices.as_ref().map_or_else(|| "unknown".to_owned(), |prices| format!("${}", of(prices)))
     };
     Priced {
-        since: time_in(version.since, &TimeZone::UTC),
+        since: time_in(version.holds_from(), &TimeZone::UTC),
         input: usd(|prices| prices.input),
         cached: usd(|prices| prices.cached_input),
         output: usd(|prices| prices.output),

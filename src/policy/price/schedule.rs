@@ -143,6 +143,15 @@ pub fn why_not_revocable(version: &PriceVersion, now: Wall) -> Option<Revoked> {
     }
 }
 
+/// Versions by model, in the order in which they hold, without what was taken back.
+#[must_use]
+pub fn history(mut versions: Vec<PriceVersion>) -> Vec<PriceVersion> {
+    versions.retain(|version| version.revoked_at.is_none());
+    versions
+        .sort_by(|a, b| (&a.model, a.holds_from(), a.version).cmp(&(&b.model, b.holds_from(), b.version)));
+    versions
+}
+
 fn dearer(a: Prices, b: Prices) -> Prices {
     Prices {
         input: a.input.max(b.input),

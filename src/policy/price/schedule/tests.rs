@@ -181,3 +181,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_history_is_by_model_and_time_and_without_what_was_taken_back() {
+    use PriceOrigin::{Config, Plan};
+    let late = PriceVersion { written_at: Wall(900), ..version(3, Config, 100, 7) };
+    let revoked = PriceVersion { revoked_at: Some(Wall(1)), ..version(4, Plan, 300, 8) };
+    let other = PriceVersion { model: "a".into(), ..version(1, Config, 999, 9) };
+    let told = history(vec![late, version(2, Plan, 400, 6), revoked, version(1, Config, 0, 5), other]);
+    let told: Vec<_> = told.iter().map(|v| (v.model.as_str(), v.version, v.holds_from().0)).collect();
+    assert_eq!(told, [("a", 1, 999), ("m", 1, 0), ("m", 2, 400), ("m", 3, 900)]);
+}
