@@ -3,7 +3,8 @@
 use outlay::chart::amount;
 use outlay_loadtest::report::{Bar, Chart, Plot, Report, Table};
 
-use crate::fleet::{Latency, Throughput};
+use crate::fleet::Throughput;
+use crate::latency::Latency;
 
 /// Jobs a second, against the bare pipeline where it was run too.
 pub(crate) fn throughput_report(found: &Throughput, charts: Vec<Chart>) -> Report {

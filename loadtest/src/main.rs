@@ -7,6 +7,7 @@ mod fairness;
 mod fleet;
 mod fleet_report;
 mod inflight;
+mod latency;
 mod replaying;
 mod simulate;
 

@@ -14,8 +14,9 @@ use super::embedded::Figures;
 use super::overview::Overview;
 use super::scale::Scale;
 use crate::fairness::Fairness;
-use crate::fleet::{Latency, Throughput};
+use crate::fleet::Throughput;
 use crate::inflight::Inflight;
+use crate::latency::Latency;
 
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";

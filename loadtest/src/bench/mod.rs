@@ -19,8 +19,9 @@ pub(crate) use self::embedded::fsync_p50_us;
 use self::overview::overview;
 use self::scale::scale;
 use crate::fairness::fairness;
-use crate::fleet::{latency, throughput};
+use crate::fleet::throughput;
 use crate::inflight::inflight;
+use crate::latency::latency;
 
 /// What a job may cost more on the largest tables than on the smallest.
 const DEARER_MAX: f64 = 1.20;

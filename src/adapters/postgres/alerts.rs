@@ -37,14 +37,14 @@ const LINES_MAX: i64 = 500;
 /// A session that is ended this long after it was last heard of did not end itself.
 const UNHEARD_US: i64 = 9_500_000;
 
-/// Runs `$body` in a transaction of its own on the connection for alerts, and once more where that had been
+/// Runs `$body` in a transaction of its own on the connection of chores, and once more where that had been
 /// lost: whatever is done twice here is done once.
 macro_rules! apart {
     ($store:expr, $begin:expr, |$conn:ident, $now:ident| $body:expr) => {{
         let mut again = true;
         loop {
             let done = async {
-                let mut desk = $store.alerting().await?;
+                let mut desk = $store.chores().await?;
                 let mut conn = desk.take()?;
                 let done = async {
                     let $conn: &mut PgConnection = &mut conn;

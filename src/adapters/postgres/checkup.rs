@@ -54,7 +54,7 @@ impl Checkup for Store {
     }
 
     async fn record_judged(&self, from: i64, to: i64, days: &[JudgedDay]) -> Result<(), StoreError> {
-        twice!(self, rolls, |conn| record(conn, from, to, days))
+        twice!(self, chores, |conn| record(conn, from, to, days))
     }
 }
 

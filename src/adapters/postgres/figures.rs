@@ -43,7 +43,7 @@ macro_rules! sums_of {
 impl Figures for Store {
     async fn roll(&self, pause: Duration) -> Result<Rolled, StoreError> {
         let told_now = self.told_now();
-        twice!(self, rolls, |conn| roll(conn, pause, told_now))
+        twice!(self, chores, |conn| roll(conn, pause, told_now))
     }
 
     async fn spend_sums(&self, ask: &SpendAsk) -> Result<SpendSums, StoreError> {

@@ -30,10 +30,9 @@ pub struct Store {
     sharing: Mutex<Option<PgConnection>>,
     /// The loop guard's, which jobs wait for.
     guards: Mutex<Option<PgConnection>>,
-    /// Where sums are brought up to date, which may take a second.
-    rolls: Mutex<Option<PgConnection>>,
-    /// Alerts, looked for and claimed every few seconds.
-    alerts: Mutex<Option<PgConnection>>,
+    /// What is done every few seconds and nobody waits for: sums are brought up to date, which may take a
+    /// second, and alerts are looked for and claimed.
+    chores: Mutex<Option<PgConnection>>,
 }
 
 /// A connection of the store for one piece of work. What did not come back whole is not used again.
@@ -92,8 +91,7 @@ impl Store {
             reads: Mutex::new(None),
             sharing: Mutex::new(None),
             guards: Mutex::new(None),
-            rolls: Mutex::new(None),
-            alerts: Mutex::new(None),
+            chores: Mutex::new(None),
         })
     }
 
@@ -130,14 +128,9 @@ impl Store {
         self.borrow(&self.guards).await
     }
 
-    /// The connection of the sums.
-    pub(super) async fn rolls(&self) -> Sql<Borrowed<'_>> {
-        self.borrow(&self.rolls).await
-    }
-
-    /// The connection for alerts.
-    pub(super) async fn alerting(&self) -> Sql<Borrowed<'_>> {
-        self.borrow(&self.alerts).await
+    /// The connection of sums and alerts.
+    pub(super) async fn chores(&self) -> Sql<Borrowed<'_>> {
+        self.borrow(&self.chores).await
     }
 
     async fn borrow<'a>(&self, slot: &'a Mutex<Option<PgConnection>>) -> Sql<Borrowed<'a>> {
