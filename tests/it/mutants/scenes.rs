@@ -150,6 +150,7 @@ async fn caps(mutant: Mutant) -> Option<Vec<Check>> {
     };
     cast.send(names().map(first).collect()).await;
     cast.done().await;
+    cast.slow_begins().await;
     for wave in 0..WAVES {
         let job = |n: usize| {
             // The broker deals them out one by one: each of the workers gets some of each project.

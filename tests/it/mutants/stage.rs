@@ -83,6 +83,17 @@ impl Cast {
         self.hire(1).await;
     }
 
+    /// From now on the database takes ten milliseconds to write a call down: whoever asks meanwhile without a
+    /// lock certainly sees what was there before.
+    pub(super) async fn slow_begins(&self) {
+        const SLOW: &str = "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS \
+            $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$; \
+            CREATE TRIGGER slow BEFORE INSERT ON outlay.attempt FOR EACH STATEMENT EXECUTE FUNCTION public.slow()";
+        let mut store = PgConnection::connect(self.rig.database_url()).await.expect("the database");
+        sqlx::raw_sql(SLOW).execute(&mut store).await.expect("slow");
+        store.close().await.expect("closed");
+    }
+
     async fn leave(&mut self) {
         for worker in self.crew.drain(..) {
             worker.stop(PATIENCE).await.expect("it ends");
