@@ -15,7 +15,8 @@ use super::Heard;
 const TELL: &str = "
     CREATE OR REPLACE FUNCTION public.tell_results() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        PERFORM set_config('rig.results', (SELECT string_agg(f.job_id, ' ') FROM fresh f), false);
+        PERFORM set_config('rig.results', concat_ws(' ', nullif(current_setting('rig.results', true), ''),
+            (SELECT string_agg(f.job_id, ' ') FROM fresh f)), false);
         RETURN NULL;
     END $$;
     CREATE OR REPLACE TRIGGER tell_results AFTER INSERT ON outlay.result

@@ -11,9 +11,9 @@ use sqlx::postgres::PgConnection;
 use super::trouble::{Sql, odd_row};
 use crate::mutants::{Mutant, chosen};
 
-/// A function, and what stands in it instead of what.
+/// Functions, and what stands in each of them instead of what.
 struct Edit {
-    function: &'static str,
+    functions: &'static [&'static str],
     right: &'static str,
     wrong: &'static str,
     /// What guards the same rule beside it.
@@ -22,7 +22,7 @@ struct Edit {
 
 /// What becomes of the holds of a session that ended: nobody knows, or nothing was spent.
 const REAPER_REFUNDS: Edit = Edit {
-    function: "reap",
+    functions: &["reap"],
     right: "array_fill(2, ARRAY[attempts::integer])",
     wrong: "array_fill(1, ARRAY[attempts::integer])",
     second: None,
@@ -30,7 +30,7 @@ const REAPER_REFUNDS: Edit = Edit {
 
 /// Whose money may still move: held, or presumed with proof; or anybody's.
 const NO_STATE_GUARD: Edit = Edit {
-    function: "settle",
+    functions: &["settle"],
     right: "WHERE o.state = 'held' OR o.state = 'presumed' AND u.bill <> 2",
     wrong: "WHERE true",
     second: None,
@@ -39,7 +39,7 @@ const NO_STATE_GUARD: Edit = Edit {
 /// The lock between the question and the hold. Who only asks in the program has no check in the table either,
 /// which by itself refuses what comes through.
 const CHECK_THEN_INCREMENT: Edit = Edit {
-    function: "begin_batch",
+    functions: &["begin_batch", "begin_calls"],
     right: "WHERE p.project_id = '*' FOR NO KEY UPDATE;",
     wrong: "WHERE p.project_id = '*';",
     second: Some("ALTER TABLE outlay.budget_window DROP CONSTRAINT budget_window_check1"),
@@ -58,16 +58,18 @@ pub(super) async fn install(conn: &mut PgConnection) -> Sql<()> {
     sqlx::query("SELECT pg_advisory_xact_lock(7020626572)").execute(&mut *tx).await?;
     let read = "SELECT pg_get_functiondef(p.oid) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
                 WHERE n.nspname = 'outlay' AND p.proname = $1";
-    let text: String = sqlx::query_scalar(read).bind(edit.function).fetch_one(&mut *tx).await?;
-    if text.contains(edit.wrong) {
-        return tx.rollback().await;
+    for function in edit.functions {
+        let text: String = sqlx::query_scalar(read).bind(function).fetch_one(&mut *tx).await?;
+        if text.contains(edit.wrong) {
+            return tx.rollback().await;
+        }
+        let (before, after) = text
+            .split_once(edit.right)
+            .filter(|(_, after)| !after.contains(edit.right))
+            .ok_or_else(|| odd_row(format!("outlay.{function} does not have `{}` once", edit.right)))?;
+        let mutated = format!("{before}{}{after}", edit.wrong);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(mutated)).execute(&mut *tx).await?;
     }
-    let (before, after) = text
-        .split_once(edit.right)
-        .filter(|(_, after)| !after.contains(edit.right))
-        .ok_or_else(|| odd_row(format!("outlay.{} does not have `{}` once", edit.function, edit.right)))?;
-    let mutated = format!("{before}{}{after}", edit.wrong);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(mutated)).execute(&mut *tx).await?;
     if let Some(second) = edit.second {
         sqlx::query(second).execute(&mut *tx).await?;
     }

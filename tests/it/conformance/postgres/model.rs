@@ -1,16 +1,21 @@
 //! Random operations on the model and on the server: the answers and the windows are equal.
 
+use futures_util::future::join_all;
 use outlay::policy::budget::Window;
 use outlay::ports::figures::Fresh;
 use outlay::ports::ledger::SessionSpec;
 use outlay::ports::{Figures as _, Ledger};
-use outlay::types::ledger::{CapReached, Conclusion, Next, ParkReason, ParkRequest, WindowKind};
-use outlay::types::{AttemptId, Bill, NanoUsd, Status, Wall};
+use outlay::types::ledger::{
+    BeginRequest, CapReached, Conclusion, Next, ParkReason, ParkRequest, WindowKind,
+};
+use outlay::types::{AttemptId, Bill, Job, JobKey, NanoUsd, Status, Wall};
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Fleet, Process, figures};
 use crate::conformance::{Bench, end};
+use crate::support::database::Database;
 use crate::support::{job, key, result};
 
 const PROJECTS: [&str; 5] = ["p", "berlin", "free", "bare", "*"];
@@ -18,17 +23,67 @@ const IDS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Begin { project: usize, id: usize, body: u8, hold: i64, hedge: bool, runs: u64 },
-    Settle { attempt: usize, bill: u8, cost: i64 },
-    Finish { attempt: usize, cost: i64, status: u8, stale: bool },
-    EndWithoutCall { project: usize, id: usize, job: bool },
-    Park { project: usize, id: usize, hold: i64, stopped: bool },
-    Lookup { project: usize, id: usize, redrive: bool },
-    SetCap { project: usize, kind: usize, cap: Option<i64> },
-    Stop { project: usize, stop: bool },
+    Begin {
+        project: usize,
+        id: usize,
+        body: u8,
+        hold: i64,
+        hedge: bool,
+        runs: u64,
+    },
+    Settle {
+        attempt: usize,
+        bill: u8,
+        cost: i64,
+    },
+    Finish {
+        attempt: usize,
+        cost: i64,
+        status: u8,
+        stale: bool,
+    },
+    /// New jobs of one project, asked for at once.
+    BeginAll {
+        project: usize,
+        holds: Vec<i64>,
+        runs: u64,
+    },
+    /// Ends of calls of different jobs, told at once.
+    FinishAll {
+        attempts: Vec<(usize, i64, u8)>,
+    },
+    EndWithoutCall {
+        project: usize,
+        id: usize,
+        job: bool,
+    },
+    Park {
+        project: usize,
+        id: usize,
+        hold: i64,
+        stopped: bool,
+    },
+    Lookup {
+        project: usize,
+        id: usize,
+        redrive: bool,
+    },
+    SetCap {
+        project: usize,
+        kind: usize,
+        cap: Option<i64>,
+    },
+    Stop {
+        project: usize,
+        stop: bool,
+    },
     Release,
-    Wait { minutes: i64 },
-    Crash { run_cap: Option<i64> },
+    Wait {
+        minutes: i64,
+    },
+    Crash {
+        run_cap: Option<i64>,
+    },
     Close,
 }
 
@@ -42,6 +97,10 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(attempt, bill, cost)| Op::Settle { attempt, bill, cost }),
         6 => (attempt, 0i64..50, 0u8..4, prop::bool::weighted(0.2))
             .prop_map(|(attempt, cost, status, stale)| Op::Finish { attempt, cost, status, stale }),
+        6 => (project.clone(), prop::collection::vec(0i64..30, 1..6), 1u64..50_000)
+            .prop_map(|(project, holds, runs)| Op::BeginAll { project, holds, runs }),
+        6 => prop::collection::vec((0usize..40, 0i64..35, 0u8..3), 1..6)
+            .prop_map(|attempts| Op::FinishAll { attempts }),
         2 => (project.clone(), id.clone(), any::<bool>())
             .prop_map(|(project, id, job)| Op::EndWithoutCall { project, id, job }),
         2 => (project.clone(), id.clone(), 0i64..60, any::<bool>())
@@ -63,30 +122,60 @@ async fn ask(
     op: &Op,
     ledger: &dyn Ledger,
     now: Wall,
-    asked: &mut Vec<(AttemptId, usize, usize)>,
+    asked: &mut Vec<(AttemptId, JobKey)>,
 ) -> Option<String> {
-    let named = |asked: &[(AttemptId, usize, usize)], at: usize| {
+    let named = |asked: &[(AttemptId, JobKey)], at: usize| {
         let at = at.checked_rem(asked.len())?;
-        asked.get(at).map(|(attempt, project, id)| (*attempt, key(PROJECTS[*project], IDS[*id])))
+        asked.get(at).cloned()
+    };
+    let begin = |asked: &mut Vec<(AttemptId, JobKey)>, job: Arc<Job>, hold, runs, hedge| {
+        let attempt = AttemptId(uuid::Uuid::from_u128(asked.len() as u128 + 1));
+        asked.push((attempt, job.key.clone()));
+        BeginRequest {
+            attempt,
+            job,
+            accepted_at: now,
+            provider: "house".into(),
+            model: "small".into(),
+            price_version: 1,
+            hold: NanoUsd(hold),
+            runs_for: Duration::from_secs(runs),
+            explanation: "{}".to_owned(),
+            hedge,
+        }
     };
     let conclude = async |conclusion| Some(format!("{:?}", ledger.conclude(conclusion).await));
     match *op {
         Op::Begin { project, id, body, hold, hedge, runs } => {
-            let attempt = AttemptId(uuid::Uuid::from_u128(asked.len() as u128 + 1));
-            asked.push((attempt, project, id));
-            let request = outlay::types::ledger::BeginRequest {
-                attempt,
-                job: job(PROJECTS[project], IDS[id], body),
-                accepted_at: now,
-                provider: "house".into(),
-                model: "small".into(),
-                price_version: 1,
-                hold: NanoUsd(hold),
-                runs_for: Duration::from_secs(runs),
-                explanation: "{}".to_owned(),
-                hedge,
-            };
+            let request = begin(asked, job(PROJECTS[project], IDS[id], body), hold, runs, hedge);
             Some(format!("{:?}", ledger.begin(request).await))
+        }
+        Op::BeginAll { project, ref holds, runs } => {
+            let requests: Vec<_> = holds
+                .iter()
+                .map(|hold| {
+                    let id = format!("new-{}", asked.len());
+                    begin(asked, job(PROJECTS[project], &id, 1), *hold, runs, false)
+                })
+                .collect();
+            // All of them are asked before the first is answered, so they go in one statement.
+            let answers = join_all(requests.into_iter().map(|request| ledger.begin(request))).await;
+            Some(format!("{answers:?}"))
+        }
+        Op::FinishAll { ref attempts } => {
+            let mut ends: Vec<Conclusion> = Vec::new();
+            for (attempt, cost, bill) in attempts {
+                let (attempt, key) = named(asked, *attempt)?;
+                if ends.iter().any(|end| end.key == key) {
+                    continue;
+                }
+                let bill = [Bill::Actual(NanoUsd(*cost)), Bill::Nothing, Bill::Unknown][usize::from(*bill)];
+                let next = Next::Finish(result(&key, Status::Done, *cost));
+                let attempt = Some(end(attempt, bill));
+                ends.push(Conclusion { key, generation: Some(1), job: None, attempt, next });
+            }
+            let answers = join_all(ends.into_iter().map(|end| ledger.conclude(end))).await;
+            Some(format!("{answers:?}"))
         }
         Op::Settle { attempt, bill, cost } => {
             let (attempt, key) = named(asked, attempt)?;
@@ -197,9 +286,16 @@ async fn all_windows(model: &Bench, fleet: &mut Fleet) -> (Vec<Window>, Vec<Wind
     (found, expected)
 }
 
-async fn compare(ops: Vec<Op>) {
+/// `few` bounds how many calls the server takes one by one; 0 has it take all of them in sets.
+async fn compare(ops: Vec<Op>, few: u8) {
     use outlay::ports::Clock as _;
-    let Some(mut fleet) = Fleet::new().await else { return };
+    let Some(database) = Database::new().await else { return };
+    database
+        .meddle(&format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET outlay.few = {few}', current_database()); END $$"
+        ))
+        .await;
+    let mut fleet = Fleet::on(database).await;
     let mut model = Bench::memory().await;
     let mut process = fleet.process(SessionSpec::default()).await;
     let (mut of_model, mut of_fleet) = (Vec::new(), Vec::new());
@@ -227,11 +323,14 @@ async fn compare(ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_server_answers_as_the_model_does(ops in prop::collection::vec(op(), 1..60)) {
+    fn the_server_answers_as_the_model_does(
+        ops in prop::collection::vec(op(), 1..60),
+        few in prop::sample::select(vec![0u8, 3]),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(compare(ops));
+        runtime.block_on(compare(ops, few));
     }
 }
