@@ -31,8 +31,8 @@ fn job(n: usize) -> Arc<Job> {
     })
 }
 
-fn result(key: &JobKey) -> Box<JobResult> {
-    Box::new(JobResult {
+fn result(key: &JobKey) -> Arc<JobResult> {
+    Arc::new(JobResult {
         id: key.id.clone(),
         project: key.project.clone(),
         task: "email.parse".into(),

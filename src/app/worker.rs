@@ -237,7 +237,7 @@ async fn work(
     tracing::info!(slots, lanes = ?config.worker.lanes, "takes jobs");
 
     let jobs: Arc<dyn Queue> = Arc::clone(&queue) as _;
-    let consumed = consumer::consume(&engine, &jobs, slots).await;
+    let consumed = consumer::consume_apart(&engine, &jobs, slots).await;
     tasks.stop();
     queue.drain();
     if !tasks.drain(config.worker.drain_timeout).await {

@@ -9,6 +9,25 @@ use super::process::process;
 use crate::ports::Queue;
 use crate::ports::queue::QueueError;
 
+/// As [`consume`], in a task of its own: where `main` itself waits for jobs, its thread is woken for each of them,
+/// and wakes another to work on it.
+///
+/// # Errors
+/// As [`consume`].
+///
+/// # Panics
+/// When the task does.
+pub async fn consume_apart(
+    engine: &Arc<Engine>,
+    queue: &Arc<dyn Queue>,
+    slots: usize,
+) -> Result<(), QueueError> {
+    let (consumed_by, from) = (Arc::clone(engine), Arc::clone(queue));
+    let consuming = async move { consume(&consumed_by, &from, slots).await };
+    let consumed = engine.parts.tasks.spawn_service(consuming).await;
+    consumed.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))
+}
+
 /// Takes deliveries until the queue ends or the run stops. The slot is taken before the delivery,
 /// so nothing is taken from the queue that could not be worked on.
 ///

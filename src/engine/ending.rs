@@ -62,7 +62,7 @@ pub(super) async fn finish(
     result: JobResult,
 ) -> Result<Fate, StoreError> {
     let key = JobKey { project: result.project.clone(), id: result.id.clone() };
-    let next = Next::Finish(Box::new(result));
+    let next = Next::Finish(Arc::new(result));
     let known = job.as_ref().map(|(job, _)| Arc::clone(job));
     let traceparent = known.as_deref().and_then(Job::traceparent);
     conclude(engine, Conclusion { key, generation: None, job, attempt: None, next }, traceparent).await?;

@@ -146,7 +146,7 @@ pub(super) async fn settle(
     let (verdict, next) = match verdict {
         Verdict::Done => {
             let answer = ended.answer.take().unwrap_or_default();
-            (Some(Verdict::Done), Next::Finish(Box::new(record.done(&ended.route, answer, now))))
+            (Some(Verdict::Done), Next::Finish(Arc::new(record.done(&ended.route, answer, now))))
         }
         // One of two calls was of no use: the other may yet be.
         useless if record.is_in_flight() => {
@@ -158,7 +158,7 @@ pub(super) async fn settle(
         useless => match (record.given_up.take(), useless) {
             (Some(failure), _) | (None, Verdict::Failed(failure)) => {
                 let result = record.ended(Status::Failed, Some(failure.clone()), now);
-                (Some(Verdict::Failed(failure)), Next::Finish(Box::new(result)))
+                (Some(Verdict::Failed(failure)), Next::Finish(Arc::new(result)))
             }
             (None, retry) => (Some(retry), Next::GoOn),
         },

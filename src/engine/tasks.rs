@@ -43,7 +43,8 @@ impl Tasks {
     /// Spawns the work on one job; [`Tasks::drain`] waits for it.
     #[expect(clippy::disallowed_methods, reason = "this is the one home of spawning")]
     pub fn spawn_job(&self, job: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.jobs.track_future(job));
+        // A job's future is some kilobytes large, and spawning moves what it is given several times.
+        tokio::spawn(self.jobs.track_future(Box::pin(job)));
     }
 
     /// Spawns a helper that lives as long as its handle's owner wants.

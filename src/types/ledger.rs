@@ -224,7 +224,7 @@ pub struct Conclusion {
 #[derive(Debug, Clone)]
 pub enum Next {
     /// It is finished, unless it already was.
-    Finish(Box<JobResult>),
+    Finish(Arc<JobResult>),
     /// It goes on; only the call's money is settled.
     GoOn,
 }

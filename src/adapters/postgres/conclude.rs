@@ -69,7 +69,7 @@ impl Concluding {
         match &mut self.conclusion.next {
             Next::Finish(result) if !self.mended => {
                 self.mended = true;
-                **result = unwritable(result, &why.message);
+                *result = Arc::new(unwritable(result, &why.message));
             }
             next => {
                 *next = Next::GoOn;

@@ -1,6 +1,7 @@
 //! Ends of calls and of jobs, many in one transaction, behind two independent guards.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use sqlx::sqlite::SqliteConnection;
@@ -90,7 +91,7 @@ impl Step for Concluding {
         match &mut self.conclusion.next {
             Next::Finish(result) if !self.mended => {
                 self.mended = true;
-                **result = unwritable(result, &why.message);
+                *result = Arc::new(unwritable(result, &why.message));
             }
             next => {
                 *next = Next::GoOn;

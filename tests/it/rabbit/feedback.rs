@@ -43,7 +43,7 @@ async fn answered() -> Memory {
         hedge: false,
     };
     session.begin(request).await.expect("an answer");
-    let mut done = result(&key("p", "a"), Status::Done, 5);
+    let mut done = Arc::unwrap_or_clone(result(&key("p", "a"), Status::Done, 5));
     done.route = Some(Answered {
         provider: "house".into(),
         model: "small".into(),
@@ -60,7 +60,7 @@ async fn answered() -> Memory {
         provider_ms: 1,
         detail: None,
     };
-    let next = Next::Finish(done);
+    let next = Next::Finish(Arc::new(done));
     let key = key("p", "a");
     session
         .conclude(Conclusion { key, generation: Some(1), job: None, attempt: Some(end), next })

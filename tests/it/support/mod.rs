@@ -77,8 +77,8 @@ pub(crate) fn job(project: &str, id: &str, body: u8) -> Arc<Job> {
 }
 
 /// A result with as little in it as can be.
-pub(crate) fn result(key: &JobKey, status: Status, cost: i64) -> Box<JobResult> {
-    Box::new(JobResult {
+pub(crate) fn result(key: &JobKey, status: Status, cost: i64) -> Arc<JobResult> {
+    Arc::new(JobResult {
         id: key.id.clone(),
         project: key.project.clone(),
         task: "greet".into(),

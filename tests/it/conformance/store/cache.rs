@@ -1,5 +1,7 @@
 //! Identical jobs: who leads, who follows and who gets whose answer.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use outlay::ports::Clock;
@@ -83,7 +85,7 @@ async fn answer(b: &Bench, id: &str, model: &str, status: Status) {
     let attempt = request.attempt;
     assert!(matches!(b.begin(request).await, Begin::Go { .. }), "{id}");
     let key = key("p", id);
-    let mut result = result(&key, status, 10);
+    let mut result = Arc::unwrap_or_clone(result(&key, status, 10));
     result.route = (status == Status::Done).then(|| Answered {
         provider: "house".into(),
         model: model.into(),
@@ -91,7 +93,7 @@ async fn answer(b: &Bench, id: &str, model: &str, status: Status) {
         reason: "cheapest".to_owned(),
         simulated: false,
     });
-    let next = Next::Finish(result);
+    let next = Next::Finish(Arc::new(result));
     let attempt = Some(end(attempt, Bill::Actual(NanoUsd(10))));
     let done = b.conclude(Conclusion { key, generation: Some(1), job: None, attempt, next }).await;
     assert!(done.finished, "{id}");

@@ -1,5 +1,7 @@
 //! How calls and jobs end, once and for all.
 
+use std::sync::Arc;
+
 use outlay::ports::reports::{ResultFilter, SpendBy};
 use outlay::types::ledger::{
     Begin, CapReached, Concluded, Conclusion, HoldState, Next, ParkReason, Parked, WindowKind,
@@ -274,7 +276,7 @@ async fn a_bill_above_its_hold_stops_the_model(b: Bench) {
 async fn nul_is_replaced(b: Bench) {
     let a = b.go("p", "a\0b", 10).await;
     let asked = key("p", "a\0b");
-    let mut result = result(&asked, Status::Done, 1);
+    let mut result = Arc::unwrap_or_clone(result(&asked, Status::Done, 1));
     result.output = Some("one\0two \\u0000".to_owned());
     result.metadata = Some(serde_json::json!({ "k\0": ["v\0"] }));
     let mut end = end(a, Bill::Actual(NanoUsd(1)));
@@ -284,7 +286,7 @@ async fn nul_is_replaced(b: Bench) {
         generation: Some(1),
         job: None,
         attempt: Some(end),
-        next: Next::Finish(result),
+        next: Next::Finish(Arc::new(result)),
     };
     assert!(b.conclude(conclusion).await.finished);
     let stored = b.reports.result(&asked).await.expect("an answer").expect("a result");

@@ -1,5 +1,7 @@
 //! What workers know of models together: figures, feedback, pins.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use outlay::policy::evidence::{Delta, HALF_LIFE, absorb, faded};
@@ -84,7 +86,7 @@ fn feedback(id: &str, job: &str, score: f64) -> Feedback {
 async fn feedback_counts_once_for_whoever_answered(b: Bench) {
     let call = b.go("p", "a", 10).await;
     let key = key("p", "a");
-    let mut result = result(&key, Status::Done, 5);
+    let mut result = Arc::unwrap_or_clone(result(&key, Status::Done, 5));
     result.route = Some(Answered {
         provider: "house".into(),
         model: "small".into(),
@@ -93,7 +95,14 @@ async fn feedback_counts_once_for_whoever_answered(b: Bench) {
         simulated: false,
     });
     let attempt = Some(end(call, Bill::Actual(NanoUsd(5))));
-    b.conclude(Conclusion { key, generation: Some(1), job: None, attempt, next: Next::Finish(result) }).await;
+    b.conclude(Conclusion {
+        key,
+        generation: Some(1),
+        job: None,
+        attempt,
+        next: Next::Finish(Arc::new(result)),
+    })
+    .await;
     let (task, model) = (TaskId::from("greet"), ModelId::from("small"));
     let counted = Noted::Counted { task: task.clone(), model: model.clone() };
     assert_eq!(b.shared.feedback(&feedback("1", "a", 0.25)).await, Ok(counted.clone()));
