@@ -23,6 +23,9 @@ const IN_FLIGHT_MAX: usize = 1024;
 /// How long the store may wait to hear what was sent: nobody but the outbox asks for it, and telling it
 /// of each message alone would cost it a transaction each.
 const TELL_AFTER: Duration = Duration::from_millis(50);
+/// Messages that come so soon after others go together. Each alone would wake the broker twice and this process
+/// three times; the first after a pause waits for nothing.
+const GATHER: Duration = Duration::from_millis(5);
 /// Between two tries of a store or a broker that refuses.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long to wait for confirms once asked to end; the rest is given back.
@@ -59,16 +62,20 @@ impl OutboxSender {
         let mut taking: Option<Taking<'_>> = None;
         // Sent, and not told yet; since when the first of them waits.
         let (mut sent, mut tell_at): (Vec<Sent>, Option<Mono>) = (Vec::new(), None);
+        let mut take_at = Mono(0);
         while !stop.is_cancelled() {
-            if taking.is_none() && sending.len() + CLAIM <= IN_FLIGHT_MAX {
+            let has_room = sending.len() + CLAIM <= IN_FLIGHT_MAX;
+            if taking.is_none() && has_room && self.clock.now().mono >= take_at {
                 taking = Some(self.outbox.take(CLAIM));
             }
+            let is_taking = taking.is_some();
             let take = async {
                 match &mut taking {
                     Some(taking) => taking.await,
                     None => std::future::pending().await,
                 }
             };
+            let gather = self.clock.sleep_until(take_at);
             let tell = async {
                 match tell_at {
                     Some(at) => self.clock.sleep_until(at).await,
@@ -77,12 +84,14 @@ impl OutboxSender {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = gather, if !is_taking && has_room => {}
                 () = tell => {
                     tell_at = None;
                     self.tell(&mut sent, &mut claimed, &stop).await;
                 }
                 taken = take => {
                     taking = None;
+                    take_at = self.clock.now().mono + GATHER;
                     match taken {
                         Ok(all) => {
                             claimed.extend(all.iter().map(|one| one.id));

@@ -14,7 +14,7 @@ const RATE_MAX: u32 = 1000;
 /// A wait shorter than this is nobody's starvation.
 const DRAIN_MIN: Duration = Duration::from_millis(500);
 /// Busy for less than this is not yet known to be busy.
-const BUSY_MIN: Duration = Duration::from_millis(100);
+const BUSY_MIN: Duration = Duration::from_millis(50);
 const RESERVE_MIN: usize = 8;
 const BUCKET: Duration = Duration::from_millis(100);
 const BUCKETS: usize = 10;
@@ -53,8 +53,10 @@ pub(super) fn reserve(load: &Load) -> Option<usize> {
         && load.biggest > share
         && load.done_per_s < RATE_MAX
         && drain > DRAIN_MIN;
-    // What is worked off until the spill queue is read again.
-    pays.then(|| (load.done_per_s as usize / 4).clamp(RESERVE_MIN, share.max(RESERVE_MIN)))
+    // What is worked off until the spill queue is read again: at the pace of the last second, or at once, where
+    // calls that began together end together.
+    let worked_off = (load.done_per_s as usize / 4).max(load.capacity / 8);
+    pays.then(|| worked_off.clamp(RESERVE_MIN, share.max(RESERVE_MIN)))
 }
 
 /// Completions within the last second.
@@ -101,8 +103,11 @@ mod tests {
 
     #[test]
     fn a_project_that_fills_the_buffer_of_a_busy_worker_is_moved() {
-        assert_eq!(reserve(&LOAD), Some(25));
-        assert_eq!(reserve(&Load { done_per_s: 0, ..LOAD }), Some(RESERVE_MIN));
+        assert_eq!(reserve(&LOAD), Some(512 / 8));
+        assert_eq!(reserve(&Load { done_per_s: 800, ..LOAD }), Some(200));
+        // A project's share is the most that it keeps.
+        assert_eq!(reserve(&Load { done_per_s: 800, projects: 4, ..LOAD }), Some(512 / 4));
+        assert_eq!(reserve(&Load { done_per_s: 0, capacity: 16, ..LOAD }), Some(RESERVE_MIN));
     }
 
     #[test]
@@ -111,7 +116,7 @@ mod tests {
             ("fast enough", Load { done_per_s: 1000, ..LOAD }),
             ("soon empty", Load { done_per_s: 999, buffered: 400, ..LOAD }),
             ("nothing behind", Load { is_window_full: false, ..LOAD }),
-            ("a slot is free", Load { busy_for: Duration::from_millis(50), ..LOAD }),
+            ("a slot is free", Load { busy_for: Duration::from_millis(49), ..LOAD }),
             ("within its share", Load { biggest: 250, ..LOAD }),
             ("within its share of four", Load { biggest: 128, projects: 4, ..LOAD }),
         ];

@@ -14,8 +14,18 @@ use crate::ports::queue::{Delivery, Payload, Receipt};
 use crate::types::job::Class;
 use crate::types::{Job, JobKey, Mono};
 
-/// Bits of a receipt that hold the delivery tag; the epoch of its channel is above them.
+/// Bits of a receipt that hold the delivery tag. Above them is the number of its channel, and above that the epoch.
 const TAG_BITS: u32 = 40;
+const CHANNEL_BITS: u32 = 8;
+const PLACE_BITS: u32 = TAG_BITS + CHANNEL_BITS;
+
+/// How many channels of one connection can be told apart.
+pub(super) const CHANNELS_MAX: usize = 1 << CHANNEL_BITS;
+
+/// Which channel a delivery came over, and its tag there.
+pub(super) fn channel_and_tag(place: u64) -> (usize, u64) {
+    ((place >> TAG_BITS) as usize, place & ((1 << TAG_BITS) - 1))
+}
 
 /// Where a delivery came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +63,7 @@ pub(super) enum Next {
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// Counts channels: a receipt of an earlier one cannot be answered any more.
+    /// Counts connections: a receipt of an earlier one cannot be answered any more.
     epoch: u32,
     /// There is a channel, so what came over it can be answered.
     pub(super) connected: bool,
@@ -65,6 +75,7 @@ pub(super) struct State {
     open: HashMap<Receipt, Held>,
     /// Jobs that are worked on, with deliveries of the same job that came meanwhile.
     working: HashMap<JobKey, Vec<Held>>,
+    /// By their places: [`channel_and_tag`].
     pub(super) answers: Vec<(u64, Answer)>,
     /// Deliveries of each work queue that are not answered.
     unanswered: [usize; 3],
@@ -112,7 +123,7 @@ impl State {
     pub(super) fn disconnected(&mut self) {
         self.connected = false;
         self.consuming = false;
-        self.epoch = self.epoch.wrapping_add(1) & ((1 << (64 - TAG_BITS)) - 1);
+        self.epoch = self.epoch.wrapping_add(1) & ((1 << (64 - PLACE_BITS)) - 1);
         drop(self.lanes.take_if(|_| true));
         self.working.values_mut().for_each(Vec::clear);
         self.answers.clear();
@@ -120,19 +131,19 @@ impl State {
         self.spill_unanswered = [0; 3];
     }
 
-    /// The receipt of a delivery of this channel.
-    pub(super) fn receipt(&self, tag: u64) -> Receipt {
-        Receipt(u64::from(self.epoch) << TAG_BITS | tag)
+    /// The receipt of a delivery over one of this connection's channels.
+    pub(super) fn receipt(&self, channel: usize, tag: u64) -> Receipt {
+        Receipt(u64::from(self.epoch) << PLACE_BITS | (channel as u64) << TAG_BITS | tag)
     }
 
-    /// The delivery tag, unless its channel is gone.
-    fn tag(&self, receipt: Receipt) -> Option<u64> {
-        let is_alive = self.connected && receipt.0 >> TAG_BITS == u64::from(self.epoch);
-        is_alive.then_some(receipt.0 & ((1 << TAG_BITS) - 1))
+    /// Where the delivery came from, unless that is gone.
+    fn place(&self, receipt: Receipt) -> Option<u64> {
+        let is_alive = self.connected && receipt.0 >> PLACE_BITS == u64::from(self.epoch);
+        is_alive.then_some(receipt.0 & ((1 << PLACE_BITS) - 1))
     }
 
     pub(super) fn is_alive(&self, receipt: Receipt) -> bool {
-        self.tag(receipt).is_some()
+        self.place(receipt).is_some()
     }
 
     pub(super) fn arrived(&mut self, lane: Class, origin: Origin) {
@@ -220,9 +231,9 @@ impl State {
 
     /// Answers for a delivery; one of a dead channel comes again whatever is said.
     pub(super) fn answer(&mut self, receipt: Receipt, lane: Class, origin: Origin, answer: Answer) {
-        match self.tag(receipt) {
-            Some(tag) => {
-                self.answers.push((tag, answer));
+        match self.place(receipt) {
+            Some(place) => {
+                self.answers.push((place, answer));
                 let counter = self.counter(lane, origin);
                 *counter = counter.saturating_sub(1);
             }
@@ -259,7 +270,7 @@ mod tests {
         let job = read_job(&carried, body.into_bytes(), &Known::default()).expect("a job");
         state.arrived(Class::Bulk, Origin::Work);
         Held {
-            receipt: state.receipt(tag),
+            receipt: state.receipt(0, tag),
             lane: Class::Bulk,
             origin: Origin::Work,
             job: Arc::new(job),
@@ -302,6 +313,14 @@ mod tests {
             (state.answers.as_slice(), state.unanswered(Class::Bulk)),
             (&[(3, Answer::Requeue)][..], 0)
         );
+    }
+
+    #[test]
+    fn equal_tags_of_two_channels_are_two_deliveries() {
+        let state = connected();
+        let receipts = [state.receipt(0, 7), state.receipt(CHANNELS_MAX - 1, 7)];
+        let places = receipts.map(|receipt| state.place(receipt).map(channel_and_tag));
+        assert_eq!(places, [Some((0, 7)), Some((CHANNELS_MAX - 1, 7))]);
     }
 
     #[test]

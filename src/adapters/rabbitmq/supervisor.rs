@@ -1,4 +1,4 @@
-//! Keeps a worker's consumers alive: one loop owns connection, channel and consumers, and builds
+//! Keeps a worker's consumers alive: one loop owns connection, channels and consumers, and builds
 //! all three anew when a stream ends, when anything fails, or when the broker, asked every few
 //! seconds, does not know of them. It never gives up.
 
@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery as Message;
-use lapin::options::{BasicCancelOptions, QueueDeclareOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use tokio::time::MissedTickBehavior;
 
-use super::acks::{AckBook, Answer};
+use super::acks::Answer;
 use super::consume::{QueueOptions, Shared};
 use super::link::{Broker, pause_before};
 use super::message::{Carried, Outbound, body_of, read_job};
@@ -33,8 +32,8 @@ const TICK: Duration = Duration::from_millis(100);
 const BATCH: usize = 128;
 /// How long an acknowledgement may wait for others, and how many wait at the most: each alone is a write
 /// to the log of the broker. A job that comes again because one was lost is known to be done.
-const ACK_AFTER: Duration = Duration::from_millis(5);
-const ACKS_MAX: usize = 32;
+const ACK_AFTER: Duration = Duration::from_millis(20);
+pub(super) const ACKS_MAX: usize = 32;
 /// A message that came back this often is published anew: the broker drops it at 20, and every
 /// restart of a worker or a broker counts.
 const DELIVERY_COUNT_MAX: i64 = 10;
@@ -110,26 +109,13 @@ impl ConsumerTask {
 
     async fn connect(&self) -> Result<Session, Ended> {
         let link = self.broker.connect(&self.options.role).await.map_err(|error| lost(error.to_string()))?;
-        let channel = link.channel().await.map_err(|error| lost(error.to_string()))?;
-        let probes = link.channel().await.map_err(|error| lost(error.to_string()))?;
-        let mut session = Session {
-            link,
-            channel,
-            probes,
-            feeds: SelectAll::new(),
-            tags: Vec::new(),
-            spill_tags: [None, None, None],
-            book: AckBook::default(),
-            moves: FuturesUnordered::new(),
-            heard: [0; 3],
-            silent: [0; 3],
-        };
-        // Before anything comes: its receipts are those of this channel.
+        let mut session = Session::open(link, self.options.channels()).await?;
+        // Before anything comes: its receipts are those of this connection.
         self.shared.lock().connected = true;
         for lane in &self.options.lanes {
             let queue = self.broker.names().work(*lane);
-            let tag = session.consume(*lane, Origin::Work, &queue, self.options.prefetch()).await?;
-            session.tags.push(tag);
+            let tags = session.consume(*lane, Origin::Work, &queue, self.options.window()).await?;
+            session.tags.extend(tags);
         }
         self.shared.lock().consuming = true;
         Ok(session)
@@ -223,11 +209,11 @@ impl ConsumerTask {
         let mut next = Some(first);
         let mut waiting = Vec::new();
         let mut count = 0;
-        while let Some((lane, origin, fed)) = next.take() {
+        while let Some((channel, lane, origin, fed)) = next.take() {
             match fed {
                 Some(Ok(message)) => {
                     session.heard[index(lane)] += 1;
-                    waiting.extend(self.read(session, lane, origin, message));
+                    waiting.extend(self.read(session, channel, lane, origin, message));
                 }
                 Some(Err(error)) => return Err(failed(&error)),
                 // We have cancelled it.
@@ -249,12 +235,19 @@ impl ConsumerTask {
     }
 
     /// Reads a delivery; what is no job, or was taken back too often, goes elsewhere.
-    fn read(&self, session: &mut Session, lane: Class, origin: Origin, message: Message) -> Option<Held> {
+    fn read(
+        &self,
+        session: &mut Session,
+        channel: usize,
+        lane: Class,
+        origin: Origin,
+        message: Message,
+    ) -> Option<Held> {
         let carried = Carried::read(&message.properties, message.redelivered);
         let receipt = {
             let mut state = self.shared.lock();
             state.arrived(lane, origin);
-            state.receipt(message.delivery_tag)
+            state.receipt(channel, message.delivery_tag)
         };
         let names = self.broker.names();
         let job = match read_job(&carried, message.data, &self.known) {
@@ -298,12 +291,15 @@ impl ConsumerTask {
 
     /// Moves what keeps others from being seen.
     fn make_room(&mut self, session: &mut Session) {
-        let Some(busy_since) = self.busy_since else { return };
         let now = self.clock.now().mono;
+        if self.busy_since.is_none() && self.shared.lock().working() >= self.options.slots {
+            self.busy_since = Some(now);
+        }
+        let Some(busy_since) = self.busy_since else { return };
         for lane in self.options.lanes.clone() {
             let mut state = self.shared.lock();
             // Before it is full: while these move, the next ones come.
-            if state.draining || state.unanswered(lane) < usize::from(self.options.prefetch()) / 4 * 3 {
+            if state.draining || state.unanswered(lane) < self.options.window() / 4 * 3 {
                 continue;
             }
             let Some((project, biggest, projects)) = state.lanes.biggest(lane) else { continue };
@@ -326,7 +322,7 @@ impl ConsumerTask {
 
     /// What is decided by the time: ten times a second.
     async fn look_around(&mut self, session: &mut Session, is_draining: bool) -> Result<(), Ended> {
-        if !session.link.is_connected() || !session.channel.status().connected() {
+        if !session.is_open() {
             return Err(lost("it closed"));
         }
         let now = self.clock.now().mono;
@@ -339,8 +335,6 @@ impl ConsumerTask {
             // A slot that is free for an instant is no sign of leisure while a message waits for one.
             if state.working() < self.options.slots && state.lanes.total() == 0 {
                 self.busy_since = None;
-            } else {
-                self.busy_since.get_or_insert(now);
             }
             let max_hold = self.options.max_hold;
             let aged = |held: &Held| now.since(held.since) > max_hold;
@@ -359,29 +353,23 @@ impl ConsumerTask {
 
     /// Reads a lane's spill queue while there is room, and not otherwise.
     async fn read_spilled(&self, session: &mut Session, lane: Class) -> Result<(), Ended> {
-        let (low_water, prefetch) = (self.options.low_water(), self.options.prefetch());
+        let low_water = self.options.low_water();
         let (waiting, is_window_full, depth) = {
             let state = self.shared.lock();
-            let is_window_full = state.unanswered(lane) >= usize::from(prefetch);
+            let is_window_full = state.unanswered(lane) >= self.options.window();
             (state.lanes.len(lane), is_window_full, state.spill_depth[index(lane)])
         };
-        match session.spill_tags[index(lane)].take() {
-            Some(tag) if waiting > 2 * low_water || is_window_full => {
-                let cancelled = session.channel.basic_cancel(tag, BasicCancelOptions::default());
-                session.link.answer(cancelled).await.map_err(|error| failed(&error))
+        if !session.spill_tags[index(lane)].is_empty() {
+            if waiting > 2 * low_water || is_window_full {
+                let tags = std::mem::take(&mut session.spill_tags[index(lane)]);
+                session.cancel(tags).await?;
             }
-            None if waiting <= low_water && !is_window_full && depth.is_some_and(|depth| depth > 0) => {
-                let queue = self.broker.names().spill(lane);
-                let at_once = u16::try_from(self.options.slots).unwrap_or(u16::MAX).max(16);
-                let tag = session.consume(lane, Origin::Spill, &queue, at_once).await?;
-                session.spill_tags[index(lane)] = Some(tag);
-                Ok(())
-            }
-            unchanged => {
-                session.spill_tags[index(lane)] = unchanged;
-                Ok(())
-            }
+        } else if waiting <= low_water && !is_window_full && depth.is_some_and(|depth| depth > 0) {
+            let queue = self.broker.names().spill(lane);
+            let tags = session.consume(lane, Origin::Spill, &queue, self.options.spill_window()).await?;
+            session.spill_tags[index(lane)] = tags;
         }
+        Ok(())
     }
 
     /// Asks the broker what it knows of our lanes.
@@ -408,14 +396,17 @@ impl ConsumerTask {
         for (lane, ready, consumers, spilled) in probed.map_err(|error| failed(&error))? {
             let n = index(lane);
             state.depth[n] = Some(ready);
-            state.spill_depth[n] = Some(spilled);
+            // What is on its way there is not counted yet. Too much said costs a look; too little would leave it
+            // lying until the next probe.
+            let under_way = u32::try_from(session.moves.len()).unwrap_or(u32::MAX);
+            state.spill_depth[n] = Some(spilled.saturating_add(under_way));
             if is_draining {
                 continue;
             }
             if consumers == 0 {
                 return Err(lost(format!("the broker knows of no consumer of {lane:?}")));
             }
-            let has_room = state.unanswered(lane) < usize::from(self.options.prefetch());
+            let has_room = state.unanswered(lane) < self.options.window();
             let is_silent = ready > 0 && has_room && std::mem::take(&mut session.heard[n]) == 0;
             session.silent[n] = if is_silent { session.silent[n] + 1 } else { 0 };
             if session.silent[n] > 2 {
