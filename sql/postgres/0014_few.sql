@@ -3,7 +3,8 @@
 -- any of a few calls, one question tells so, and the rows are written one by one. Everything else is answered by the
 -- functions for any number of calls, under the lock that is held already.
 
--- From how many calls on those functions are faster. A database may say otherwise: ALTER DATABASE .. SET outlay.few = 0.
+-- The most calls that are written one by one: with more, those functions are faster. A database may say otherwise:
+-- ALTER DATABASE .. SET outlay.few = 0.
 CREATE FUNCTION outlay.few() RETURNS integer LANGUAGE sql STABLE AS $$
     SELECT coalesce(nullif(current_setting('outlay.few', true), ''), '3')::integer
 $$;
